@@ -1,0 +1,107 @@
+"""Every error jitgrad raises, and the one way an error quotes the user's own source line.
+
+An error says what happened, where (the user's file and line, or an argument's path in its pytree) and what to do.
+Each class also derives from the built-in exception a Python programmer would expect, so `except ValueError` works.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from types import CodeType, FrameType
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_INTERNAL: dict[str, bool] = {}
+
+
+class JitgradError(Exception):
+    """Base class of every error raised by jitgrad."""
+
+
+class TraceError(JitgradError, TypeError):
+    """A traced function did something that would freeze a run-time number into the kernel."""
+
+
+class ShapeError(JitgradError, ValueError):
+    """An argument's shape, batch size or pytree structure does not fit."""
+
+
+class DtypeError(JitgradError, TypeError):
+    """An argument's dtype cannot be computed with or differentiated."""
+
+
+class ArgumentError(JitgradError, ValueError):
+    """An option has a value jitgrad does not know."""
+
+
+class LabelError(JitgradError, ValueError):
+    """A class label or index outside what the loss is defined for."""
+
+
+class DataError(JitgradError, ValueError):
+    """Training data that cannot be used: NaN, missing cells, an unknown column."""
+
+
+class DeviceError(JitgradError, RuntimeError):
+    """A device that does not exist, or cannot run here."""
+
+
+class NonFiniteError(JitgradError, FloatingPointError):
+    """Under `debug_nans`, the operation that made the first NaN."""
+
+
+class GradientError(JitgradError, AssertionError):
+    """A value or gradient that disagrees with the referee."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A line of a user's program; the line number is worked out only when somebody asks."""
+
+    code: CodeType
+    instruction: int
+
+    @property
+    def filename(self) -> str:
+        return self.code.co_filename
+
+    @property
+    def line(self) -> int:
+        """The 1-based line number of the instruction."""
+        found = self.code.co_firstlineno
+        for start, stop, line in self.code.co_lines():
+            if start <= self.instruction < stop and line is not None:
+                found = line
+        return found
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.filename, self.line).strip()
+        return f"{os.path.basename(self.filename)}:{self.line}:  {text}"
+
+
+def _is_internal(filename: str) -> bool:
+    known = _INTERNAL.get(filename)
+    if known is None:
+        path = os.path.abspath(filename)
+        known = path.startswith(_HERE) or f"{os.sep}numpy{os.sep}" in path
+        _INTERNAL[filename] = known
+    return known
+
+
+def user_location() -> Location | None:
+    """The innermost frame that belongs neither to jitgrad nor to NumPy, or None outside any."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not _is_internal(code.co_filename):
+            return Location(code, frame.f_lasti)
+        frame = frame.f_back
+    return None
+
+
+def explain(what: str, where: Location | str | None, instead: str) -> str:
+    """The text of an error: what happened, the user's line or the argument's path, what to do."""
+    middle = f"\n    {where}" if where is not None else ""
+    return f"{what}{middle}\n{instead}"
