@@ -1,0 +1,5 @@
+"""`python -m jitgrad` is the `jitgrad` command."""
+
+from jitgrad.cli import main
+
+main()

@@ -1,0 +1,191 @@
+"""Arguments of a transformed function: pytrees of arrays → leaves, batch size, shapes and dtype, and back again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optree
+
+from jitgrad import errors
+from jitgrad.compiler.program import Leaf
+from jitgrad.value import Value
+
+NAMESPACE = "jitgrad"
+_KINDS = {"f": "real", "i": "int", "u": "int", "b": "bool"}
+_REGISTERED: set[type] = set()
+
+
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """The leaves of a pytree and its structure. Dataclasses are registered when they are first seen."""
+    leaves, structure = optree.tree_flatten(tree, namespace=NAMESPACE)
+    strange = {type(leaf) for leaf in leaves
+               if dataclasses.is_dataclass(leaf) and type(leaf) not in _REGISTERED and not isinstance(leaf, type)}
+    if not strange:
+        return leaves, structure
+    for cls in strange:
+        _register(cls)
+    return flatten(tree)
+
+
+def _register(cls: type) -> None:
+    names = tuple(f.name for f in dataclasses.fields(cls))
+
+    def unflatten(_: Any, children: Sequence[Any]) -> Any:
+        made: Any = object.__new__(cls)          # not __init__: it may convert or check what a tracer stands in for
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(made, name, child)
+        return made
+    optree.register_pytree_node(cls, lambda d: (tuple(getattr(d, n) for n in names), None, names), unflatten,
+                                namespace=NAMESPACE)
+    _REGISTERED.add(cls)
+
+
+def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:
+    """The pytree of a structure."""
+    return optree.tree_unflatten(structure, leaves)
+
+
+def paths(structure: Any, names: Sequence[str]) -> list[str]:
+    """How each leaf of the tuple of arguments is written in Python: params['W1'], x[0].bias."""
+    return [names[accessor.path[0]] + accessor[1:].codify("") for accessor in optree.treespec_accessors(structure)]
+
+
+def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any]:
+    """A leaf as an array of numbers (an eager Value as its data); raises DtypeError for anything else."""
+    if isinstance(leaf, Value):
+        leaf = leaf.data
+    array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+    if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
+        raise errors.DtypeError(errors.explain(
+            f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
+            "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
+    return array
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What a program depends on: structure, axes, and for each leaf its example's shape, kind and dtype."""
+
+    structure: Any
+    axes: tuple[int | None, ...]
+    leaves: tuple[tuple[tuple[int, ...], str, str], ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the program computes in: the widest floating dtype among the arrays; numbers of Python are weak."""
+        strong = [np.dtype(d) for _, _, d in self.leaves if d]
+        return np.result_type(*strong) if strong else np.dtype(np.float64)
+
+
+class Axes:
+    """`in_axes` made concrete: None for shared, an int for the batch axis, for each leaf of each argument."""
+
+    def __init__(self, in_axes: Any, argnums: Sequence[int]):
+        self.in_axes, self.argnums = in_axes, argnums
+
+    def of(self, args: Sequence[Any], structure: Any) -> tuple[int | None, ...]:
+        """The axis of every leaf of `args`."""
+        if self.in_axes is None:
+            prefix: Sequence[Any] = [None if k in self.argnums else 0 for k in range(len(args))]
+        elif isinstance(self.in_axes, int):
+            prefix = [self.in_axes] * len(args)
+        else:
+            prefix = self.in_axes
+        if len(prefix) != len(args):
+            raise errors.ShapeError(errors.explain(
+                f"in_axes has {len(prefix)} entries for {len(args)} arguments.", None,
+                "Give one for each positional argument: None if it is shared by the batch, else its batch axis."))
+        axes: list[int | None] = []
+        for one, arg in zip(prefix, args, strict=True):
+            leaves, _ = flatten(arg)
+            if one is None or isinstance(one, int):
+                axes += [one] * len(leaves)
+            else:
+                axes += self._broadcast(one, arg)
+        for axis in axes:
+            if not (axis is None or isinstance(axis, int)):
+                raise errors.ShapeError(f"in_axes must hold None and whole numbers; got {axis!r}")
+        return tuple(axes)
+
+    @staticmethod
+    def _broadcast(prefix: Any, arg: Any) -> list[Any]:
+        try:
+            return list(optree.broadcast_prefix(prefix, arg, is_leaf=lambda x: x is None, namespace=NAMESPACE))
+        except ValueError as error:
+            raise errors.ShapeError(errors.explain("in_axes does not fit the structure of its argument.", str(error),
+                                                   "Give None, a whole number, or the same containers.")) from None
+
+
+class Bound:
+    """The arguments of one call: arrays, batch axes, the batch size."""
+
+    def __init__(self, args: Sequence[Any], axes: Axes, names: Sequence[str]):
+        given, structure = flatten(tuple(args))
+        self.names, self.structure = names, structure
+        self.axes = axes.of(args, structure)
+        self.arrays = [as_array(leaf, lambda k=k: self.path(k)) for k, leaf in enumerate(given)]  # type: ignore[misc]
+        self.weak = [isinstance(leaf, int | float | Value) and not isinstance(leaf, np.generic) for leaf in given]
+        self.n = self._batch_size()
+
+    def path(self, leaf: int) -> str:
+        """How a leaf is written in Python."""
+        return paths(self.structure, self.names)[leaf]
+
+    def _batch_size(self) -> int | None:
+        sizes: dict[int, int] = {}
+        for k, (array, axis) in enumerate(zip(self.arrays, self.axes, strict=True)):
+            if axis is None:
+                continue
+            if not -array.ndim <= axis < array.ndim:
+                raise errors.ShapeError(errors.explain(
+                    f"argument {self.path(k)} has shape {array.shape} and so no batch axis {axis}.", None,
+                    "Pass an array with one entry an example (np.asarray(list of numbers)), or give None for it in "
+                    "in_axes if the whole batch shares it."))
+            sizes.setdefault(array.shape[axis], k)
+        if not sizes:
+            return None
+        if len(sizes) > 1:
+            found = ", ".join(f"{self.path(k)} has {n}" for n, k in sizes.items())
+            raise errors.ShapeError(errors.explain(f"batch sizes differ: {found} examples.", None,
+                                                   "Give every batched argument the same number of examples."))
+        (n,) = sizes
+        if n == 0:
+            raise errors.ShapeError(errors.explain("the batch is empty.", f"argument {self.path(sizes[0])}",
+                                                   "Pass at least one example."))
+        return n
+
+    def signature(self) -> Signature:
+        """What has to be recorded anew when it changes."""
+        leaves = []
+        for array, axis, weak in zip(self.arrays, self.axes, self.weak, strict=True):
+            shape = array.shape if axis is None else array.shape[:axis % array.ndim] + array.shape[axis % array.ndim + 1:]
+            strong = array.dtype.name if array.dtype.kind == "f" and not weak else ""
+            leaves.append((shape, _KINDS[array.dtype.kind], strong))
+        return Signature(self.structure, self.axes, tuple(leaves))
+
+    def leaves(self, signature: Signature) -> list[Leaf]:
+        """Leaves with their slots, in order."""
+        made: list[Leaf] = []
+        slot = 0
+        for path, (shape, kind, _), axis in zip(paths(self.structure, self.names), signature.leaves, self.axes,
+                                               strict=True):
+            made.append(Leaf(path, shape, axis is None, kind, slot))
+            slot += made[-1].width
+        return made
+
+    def packed(self, dtype: np.dtype[Any], captured: Sequence[Value]) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+        """(all shared scalars in one vector, each batched leaf as a contiguous (n, width) array)."""
+        shared = [a.ravel() for a, axis in zip(self.arrays, self.axes, strict=True) if axis is None]
+        if captured:
+            shared.append(np.array([float(v.data) for v in captured]))
+        vector = np.concatenate(shared).astype(dtype, copy=False) if shared else np.zeros(0, dtype)
+        batched = []
+        for array, axis in zip(self.arrays, self.axes, strict=True):
+            if axis is not None:
+                rows = np.moveaxis(array, axis, 0)
+                batched.append(np.ascontiguousarray(rows, dtype).reshape(rows.shape[0], -1))
+        return vector, batched

@@ -1,0 +1,125 @@
+"""Four backends behind one interface: give a program, get a kernel; call the kernel with arrays.
+
+A kernel is called as kernel(shared, batched, n): `shared` all shared scalars in one vector, `batched` one C-contiguous
+array (n, width) a batched leaf, both of the program's dtype; it returns one array an output of the program, float64 sums
+(width,) where the output is reduced and (n, width) elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from jitgrad import errors
+from jitgrad.compiler.program import Program
+
+# `auto` takes the GPU when there is one and a call does at least this many scalar operations: below it, copying the
+# batch and launching cost more than two CPU cores need for the work itself.
+GPU_WORK = 50_000_000
+
+NAMES = ("cpu", "cuda", "interpret", "jax")
+
+
+class Kernel(Protocol):
+    """A program made ready for one backend."""
+
+    def __call__(self, shared: npt.NDArray[Any], batched: list[npt.NDArray[Any]], n: int) -> list[npt.NDArray[Any]]:
+        """Run the program over a batch of n examples."""
+
+    def as_text(self, form: str) -> str | None:
+        """Generated code in a form this backend has, else None."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A backend's name, whether it runs here, and what it is or what it lacks."""
+
+    name: str
+    available: bool
+    detail: str
+
+
+def _cpu(program: Program) -> Kernel:
+    from jitgrad.backends.cpu import CpuKernel
+    return CpuKernel(program)
+
+
+def _cuda(program: Program) -> Kernel:
+    from jitgrad.backends.cuda import CudaKernel
+    return CudaKernel(program)
+
+
+def _interpret(program: Program) -> Kernel:
+    from jitgrad.backends.interpret import InterpretKernel
+    return InterpretKernel(program)
+
+
+def _jax(program: Program) -> Kernel:
+    try:
+        from jitgrad.backends.jax import JaxKernel
+    except ImportError as error:
+        raise errors.DeviceError(errors.explain("device 'jax' needs JAX, which cannot be imported here.", str(error),
+                                                "Install it with: pip install 'jitgrad[jax]'.")) from error
+    return JaxKernel(program)
+
+
+_MAKERS: dict[str, Callable[[Program], Kernel]] = {"cpu": _cpu, "cuda": _cuda, "interpret": _interpret, "jax": _jax}
+
+
+def kernel(program: Program, device: str) -> Kernel:
+    """The kernel of a program on a device named by `resolve`."""
+    return _MAKERS[device](program)
+
+
+def check_name(device: str) -> str:
+    """The device asked for, JITGRAD_DEVICE standing in for "auto"; raises DeviceError for a name there is not."""
+    asked = os.environ.get("JITGRAD_DEVICE", "auto") if device == "auto" else device
+    if asked != "auto" and asked not in _MAKERS:
+        source = "" if asked == device else " (from JITGRAD_DEVICE)"
+        raise errors.DeviceError(errors.explain(f"there is no device {asked!r}{source}.", None,
+                                                f"Choose from: auto, {', '.join(NAMES)}."))
+    return asked
+
+
+def resolve(device: str, work: int) -> str:
+    """The backend to use for a call of `work` scalar operations; see GPU_WORK for the rule of "auto"."""
+    asked = check_name(device)
+    if asked != "auto":
+        return asked
+    return "cuda" if work >= GPU_WORK and cuda_problem() is None else "cpu"
+
+
+_cuda_problem: list[str | None] = []
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA kernels cannot be launched here, or None; found out once."""
+    if not _cuda_problem:
+        try:
+            from jitgrad.backends.cuda import problem
+        except ImportError as error:
+            _cuda_problem.append(f"numba-cuda cannot be imported ({error}); install it with: pip install "
+                                 f"'jitgrad[cuda]'")
+        else:
+            _cuda_problem.append(problem())
+    return _cuda_problem[0]
+
+
+def devices() -> list[Device]:
+    """Every backend, whether it is usable here, and why or why not."""
+    import importlib.util
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    problem = cuda_problem()
+    if problem is None:
+        from jitgrad.backends.cuda import describe
+        gpu = describe()
+    has_jax = importlib.util.find_spec("jax") is not None
+    return [Device("cpu", True, f"numba, {cores} cores"),
+            Device("cuda", problem is None, gpu if problem is None else problem),
+            Device("interpret", True, f"NumPy {np.__version__}, the reference"),
+            Device("jax", has_jax, "the referee" if has_jax else "JAX is not installed: pip install 'jitgrad[jax]'")]

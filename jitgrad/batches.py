@@ -1,0 +1,131 @@
+"""Training data checked once, before anything runs, and cut into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jitgrad.arguments import Axes, flatten, unflatten
+from jitgrad.errors import ArgumentError, DataError, DtypeError, ShapeError, explain
+from jitgrad.optim import leaf_path
+
+Tree = Any
+Array = npt.NDArray[Any]
+
+
+class Batches:
+    """A tuple of data arguments and, for each of their arrays, the axis that counts the examples.
+
+    data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array
+    params, in_axes: as in `fit`; only to tell which entries of in_axes belong to data
+    count: examples; batched_params: whether params have a batch axis too
+    raises: ArgumentError, ShapeError, DtypeError, DataError; each names the argument as `data[i]...`
+    """
+
+    def __init__(self, params: Tree, data: tuple[Tree, ...], in_axes: Any = None) -> None:
+        if not isinstance(data, tuple):
+            raise ArgumentError(
+                explain(f"data must be a tuple of the objective's arguments after params, not {type(data).__name__}.",
+                        None, "Write (X, Y), or (X,) for a single argument; the comma makes the tuple.")
+            )  # fmt: skip
+        trees = tuple(_lists_as_arrays(tree) for tree in data)
+        parameters, _ = flatten(params)
+        _, structure = flatten((params, *trees))
+        axes = Axes(in_axes, (0,)).of((params, *trees), structure)
+        leaves, self._spec = flatten(trees)
+        self._arrays = [np.asarray(leaf) for leaf in leaves]
+        self._axes = axes[len(parameters) :]
+        self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
+        for position, array in enumerate(self._arrays):
+            _check_array(array, leaf_path("data", self._spec, position))
+        self.count = self._common_length()
+
+    def _common_length(self) -> int:
+        lengths: list[tuple[str, int]] = []
+        for position, (array, axis) in enumerate(zip(self._arrays, self._axes, strict=True)):
+            if axis is None:
+                continue
+            path = leaf_path("data", self._spec, position)
+            if not -array.ndim <= axis < array.ndim:
+                raise ShapeError(
+                    explain(f"An argument of shape {array.shape} has no axis {axis} to count examples along.", path,
+                            "Give it a batch axis, or pass in_axes with None for what all examples share.")
+                )  # fmt: skip
+            lengths.append((path, array.shape[axis]))
+        if not lengths:
+            raise ShapeError(
+                explain("No argument of data has a batch axis.", None, "Pass at least one array of examples, as (X,).")
+            )
+        first_path, first = lengths[0]
+        for path, length in lengths:
+            if length != first:
+                raise ShapeError(
+                    explain(f"{first_path} has {first} examples but {path} has {length}.", path,
+                            "Every batched argument needs the same number of examples.")
+                )  # fmt: skip
+        if first == 0:
+            raise DataError(explain("The data is empty: it has 0 examples.", first_path, "Pass at least one example."))
+        return first
+
+    def whole(self) -> tuple[Tree, ...]:
+        """All examples, in their order, as the caller's own arrays."""
+        return self._unflatten(self._arrays)
+
+    def shuffled(self, batch_size: int, generator: np.random.Generator) -> Iterator[tuple[int, tuple[Tree, ...]]]:
+        """One epoch in a fresh random order: (examples in the batch, data); the last batch may be smaller."""
+        order = generator.permutation(self.count)
+        for start in range(0, self.count, batch_size):
+            chosen = order[start : start + batch_size]
+            # Gathered batch by batch and not once an epoch: the copy is then still in the cache when the kernel reads it.
+            leaves = [
+                array if axis is None else array.take(chosen, axis)
+                for array, axis in zip(self._arrays, self._axes, strict=True)
+            ]
+            yield len(chosen), self._unflatten(leaves)
+
+    def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
+        data: tuple[Tree, ...] = unflatten(self._spec, leaves)
+        return data
+
+
+def check_finite(array: Array, path: str, advice: str) -> None:
+    """Raise DataError naming the first NaN or infinity of a real array, its index and how many there are."""
+    if array.dtype.kind != "f":
+        return
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
+    bad = int(finite.size - np.count_nonzero(finite))
+    where = f"{path}[{', '.join(map(str, index))}]" if index else path
+    others = "" if bad == 1 else f" ({bad} of its {array.size} elements are NaN or infinite)"
+    raise DataError(explain(f"{where} is {array[index]}{others}.", where, advice))
+
+
+def _check_array(array: Array, path: str) -> None:
+    kind = array.dtype.kind
+    if kind not in "fiub" or (kind == "f" and array.dtype.itemsize not in (4, 8)):
+        what = {"U": "text", "S": "bytes", "O": "Python objects", "c": "complex numbers", "M": "dates"}.get(kind, "others")
+        raise DtypeError(
+            explain(f"Training data must be float32, float64, integers or bools; this argument holds {what} "
+                    f"(dtype {array.dtype}).", path,
+                    "Convert it, for example class names to integers 0, 1, 2, ... with numpy.unique.")
+        )  # fmt: skip
+    check_finite(array, path, "Remove or fill such examples first, for example X[np.isfinite(X).all(axis=1)].")
+
+
+def _lists_as_arrays(tree: Tree) -> Tree:
+    """A list of numbers, however nested, as one array: as a pytree its leaves would have no axis to batch."""
+    if not isinstance(tree, list):
+        return tree
+    if not all(isinstance(leaf, (bool, int, float, complex, str, np.generic)) for leaf in flatten(tree)[0]):
+        return tree
+    try:
+        return np.asarray(tree)
+    except ValueError as error:
+        raise ShapeError(
+            explain(f"A list of data is ragged: {error}.", None, "Give every example the same shape.")
+        ) from None

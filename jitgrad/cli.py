@@ -1,0 +1,328 @@
+"""The command line: `jitgrad train`, `demo`, `check` and `devices`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jitgrad.errors import JitgradError
+
+if TYPE_CHECKING:
+    from jitgrad.data import Dataset
+    from jitgrad.recipes import Recipe, Training
+
+app = typer.Typer(
+    name="jitgrad",
+    help="Train small models with fused kernels, and check gradients, from the shell.\n\n"
+    "Exit status: 0 success, 1 a failed check or unusable input, 2 a wrong command line, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+
+
+class Loss(StrEnum):
+    """The losses that `train` offers."""
+
+    AUTO = "auto"
+    HINGE = "hinge"
+    BINARY_CROSS_ENTROPY = "binary_cross_entropy"
+    CROSS_ENTROPY = "cross_entropy"
+    MSE = "mse"
+    HUBER = "huber"
+
+
+class Activation(StrEnum):
+    """What follows a hidden layer."""
+
+    TANH = "tanh"
+    RELU = "relu"
+
+
+class Dtype(StrEnum):
+    """Of parameters and inputs."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+DeviceOption = Annotated[
+    str, typer.Option(envvar="JITGRAD_DEVICE", help="auto, cpu, cuda, interpret or jax; see `jitgrad devices`.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Decides initial parameters and minibatches, not the split.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        import jitgrad
+
+        typer.echo(f"jitgrad {jitgrad.__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def train(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="moons, digits, or a CSV file with a header line.")],
+    column: Annotated[
+        str | None, typer.Option("--target", metavar="COLUMN", help="The CSV column to predict; needed for a CSV file.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="The CSV columns to predict from; all others by default.")
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="What separates the cells of the CSV file.")] = ",",
+    loss: Annotated[
+        Loss, typer.Option(help="auto: hinge for moons, binary_cross_entropy for two classes, "
+                                "cross_entropy for more, mse for a number.")
+    ] = Loss.AUTO,
+    hidden: Annotated[
+        str | None,
+        typer.Option(metavar="N,M,...", help="Widths of the hidden layers, '' for a linear model. "
+                                             "Default: 16,16 for moons, 32 for digits, 32,16 for CSV."),
+    ] = None,
+    activation: Annotated[
+        Activation | None, typer.Option(help="After a hidden layer. Default: relu for moons, else tanh.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data. Default: 100 for moons, 60 for digits, 50 for CSV.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step. Default: 50 for moons, else 64.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Adam's.")] = 1e-2,
+    seed: SeedOption = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Of parameters and inputs.")] = Dtype.FLOAT32,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write loss.png, boundary.png (two features, two classes), params.npz and "
+                                         "result.json there. Default: write nothing."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Train a multilayer perceptron and measure it on a held-out fifth of the examples.
+
+    In a CSV file every feature must be a number. The target is a class if it holds text or at most 20 distinct integers,
+    and a number otherwise; --loss mse or huber makes it a number, the other losses a class. Columns are standardised.
+
+    Examples:
+
+    - `jitgrad train moons --out moons`
+
+    - `jitgrad train houses.csv --target price --hidden 64,32 --epochs 200`
+    """
+    with _reporting(as_json):
+        from jitgrad import recipes
+
+        base = {"moons": recipes.MOONS, "digits": recipes.DIGITS}.get(target, recipes.Recipe())
+        recipe = replace(
+            base,
+            loss=base.loss if loss is Loss.AUTO else loss.value,
+            hidden=base.hidden if hidden is None else _widths(hidden),
+            activation=base.activation if activation is None else activation.value,
+            epochs=base.epochs if epochs is None else epochs,
+            batch_size=base.batch_size if batch_size is None else batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            dtype=dtype.value,
+            device=device,
+        )
+        dataset = _dataset(target, column, features, delimiter, recipe)
+        if out is not None:
+            # Before the training, so that an unusable folder costs no time.
+            os.makedirs(out, exist_ok=True)
+        training = recipes.run(dataset, recipe, progress=False if as_json else None)
+        files = training.write(out) if out is not None else []
+        if as_json:
+            _print_json({"ok": True, **training.as_json(), "files": files})
+        else:
+            _print_training(training, files)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the pictures go.")] = "jitgrad-demo",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train on two moons and on handwritten digits, and draw the losses and the decision boundary.
+
+    A 2-16-16-1 network with hinge loss, and a 64-32-10 network with cross-entropy on scikit-learn's 1,797 digits, of which
+    a fixed fifth is held out. Takes less than a minute on two cores.
+    """
+    with _reporting(False):
+        from jitgrad import data, recipes
+
+        os.makedirs(out, exist_ok=True)
+        for load, recipe in ((data.load_moons, recipes.MOONS), (data.load_digits, recipes.DIGITS)):
+            dataset = load()
+            training = recipes.run(dataset, replace(recipe, seed=seed, device=device))
+            _print_training(training, training.write(out, prefix=f"{dataset.name}-"))
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="An objective for one example, and its file.")],
+    argnums: Annotated[
+        str | None, typer.Option(metavar="I,J,...", help="The arguments to differentiate. Default: see above.")
+    ] = None,
+    reduce: Annotated[str, typer.Option(help="How examples combine: mean or sum.")] = "mean",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random arguments.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a function's value and gradients with JAX in float64 and with central differences.
+
+    The file is imported. The arguments come from the first of these that there is:
+
+    1. `FUNCTION_args` in the file: a tuple such as `objective_args = (params, X, Y)`, or a function that returns one
+
+    2. `example_args` in the file: the same, for all its functions
+
+    3. the signature: eight random examples of one scalar a parameter
+
+    In 1 and 2 the first argument is differentiated and shared by the examples, the others are batched along axis 0.
+    In 3 every argument is batched and differentiated.
+
+    Exit status 1, with the worst element named, if anything disagrees.
+    """
+    with _reporting(as_json):
+        from jitgrad import discover
+        from jitgrad.testing import check_grads
+
+        subject = discover.find(target, None if argnums is None else _numbers(argnums, "--argnums", 0), seed)
+        report = check_grads(
+            subject.function, subject.args, argnums=subject.argnums, in_axes=subject.in_axes, reduce=reduce
+        )
+        if as_json:
+            _print_json({"ok": True, "target": target, "arguments": subject.origin, "report": str(report)})
+        else:
+            typer.echo(f"{target} agrees with its referees (arguments: {subject.origin}).\n{report}")
+
+
+@app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """List the backends, why each can or cannot be used here, and the rule by which `auto` chooses."""
+    with _reporting(as_json):
+        from jitgrad import backends
+
+        found = backends.devices()
+        if as_json:
+            rows = [{"name": d.name, "available": d.available, "detail": d.detail} for d in found]
+            _print_json({"ok": True, "devices": rows, "auto": _auto_rule(backends.GPU_WORK)})
+            return
+        table = Table("device", "usable", "detail", box=None, pad_edge=False)
+        for device in found:
+            table.add_row(device.name, "yes" if device.available else "no", device.detail)
+        console = _console()
+        console.print(table, markup=False)
+        console.print(f"\nauto: {_auto_rule(backends.GPU_WORK)}", markup=False, highlight=False)
+
+
+def _dataset(target: str, column: str | None, features: str | None, delimiter: str, recipe: Recipe) -> Dataset:
+    from jitgrad import data, recipes
+
+    if target in ("moons", "digits"):
+        if column is not None or features is not None:
+            raise typer.BadParameter(f"--target and --features are for CSV files; {target} has its own columns.")
+        return data.load_moons() if target == "moons" else data.load_digits()
+    if not target.lower().endswith((".csv", ".tsv", ".txt")) and not os.path.exists(target):
+        raise typer.BadParameter(f"TARGET must be moons, digits or a CSV file, not {target!r}.")
+    if column is None:
+        raise typer.BadParameter("A CSV file needs --target COLUMN, the column to predict.")
+    if recipe.loss == "auto":
+        task = "auto"
+    else:
+        task = "regression" if recipe.loss in recipes.NUMBER_LOSSES else "classification"
+    wanted = None if features is None else [name.strip() for name in features.split(",")]
+    return data.load_csv(target, column, task=task, features=wanted, delimiter=delimiter)
+
+
+def _auto_rule(gpu_work: int) -> str:
+    return (
+        "JITGRAD_DEVICE if it is set; else cuda if it is usable and one call does at least "
+        f"{gpu_work:,} scalar operations (examples times operations an example); else cpu"
+    )
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return _numbers(text, "--hidden", 1) if text.strip() else ()
+
+
+def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (least - 1,)
+    if min(numbers) < least:
+        raise typer.BadParameter(f"{option} takes whole numbers of at least {least} with commas between, not {text!r}.")
+    return numbers
+
+
+def _print_training(training: Training, files: list[str]) -> None:
+    dataset, result = training.dataset, training.result
+    console = _console()
+    console.print(
+        f"[bold]{dataset.name}[/bold]: {len(dataset.train[1])} training and {len(dataset.test[1])} held-out examples, "
+        f"{'-'.join(map(str, training.layers))} network, {training.loss}, {training.recipe.dtype}"
+    )
+    table = Table("epoch", "loss", "examples/s", box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    last = len(result.history)
+    shown = sorted({1, last} | {round(last * part / 10) for part in range(1, 10)} - {0})
+    for number in shown:
+        epoch = result.history[number - 1]
+        table.add_row(str(number), f"{epoch.loss:.5f}", f"{epoch.examples_per_second:,.0f}")
+    console.print(table)
+    for name, number in training.metrics.items():
+        text = f"{number:.1%}" if name.endswith("accuracy") else f"{number:.4g}"
+        console.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {text}")
+    console.print(
+        f"{result.steps} steps in {result.seconds:.2f} s, compilation included; "
+        f"{result.examples_per_second:,.0f} examples/s after the first epoch"
+    )
+    for file in files:
+        typer.echo(f"wrote {file}")
+    typer.echo()
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def _console() -> Console:
+    # Made anew each time: sys.stdout may have been replaced since import. A pipe gets lines as long as they are.
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+@contextmanager
+def _reporting(as_json: bool) -> Iterator[None]:
+    """Turn errors that the user can mend into their own text and exit status 1, without a traceback."""
+    try:
+        yield
+    except (JitgradError, OSError) as error:
+        if as_json:
+            _print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
+        else:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """The `jitgrad` command."""
+    app()

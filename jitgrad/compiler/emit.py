@@ -1,0 +1,208 @@
+"""Tape → LLVM: the body of a kernel, emitted once for CPU and CUDA.
+
+`Emitter` spells one operation, on scalars (CUDA: a thread is an example) or on vectors (CPU: examples are lanes).
+`emit_rows` writes a whole tape as one straight line, each row when it is first needed, so that few are alive at once.
+Where numbers come from and go to is the target's business (`Sink`): the shells in kernels/ have one hole, and this is
+what fills it. No fast-math flags: a kernel computes what the graph says, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from llvmlite import ir
+
+from jitgrad.compiler.graph import OPS, Op, spelling_graph
+from jitgrad.compiler.tape import Tape
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+FLOAT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+
+# LLVM has vector forms of these C functions; the others are called lane by lane.
+LLVM_INTRINSICS = frozenset({"sqrt", "fabs", "exp", "log", "sin", "cos", "pow", "tanh"})
+
+
+class Emitter:
+    """Spells operations of the table as LLVM instructions on `lanes` examples at once."""
+
+    def __init__(self, builder: ir.IRBuilder, dtype: np.dtype[Any], lanes: int, target: str):
+        self.builder, self.lanes, self.target = builder, lanes, target
+        self.dtype = np.dtype(dtype)
+        self.real = FLOAT[self.dtype.name]
+        self.type = self.wide(self.real)
+
+    def wide(self, scalar: ir.Type) -> ir.Type:
+        """The type of one number per lane."""
+        return scalar if self.lanes == 1 else ir.VectorType(scalar, self.lanes)
+
+    def constant(self, value: float, boolean: bool = False) -> ir.Value:
+        """The same number in every lane."""
+        scalar: Any = int(value) if boolean else float(self.dtype.type(value))
+        kind = I1 if boolean else self.real
+        return ir.Constant(kind, scalar) if self.lanes == 1 else ir.Constant(self.wide(kind), [scalar] * self.lanes)
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """A scalar in every lane."""
+        if self.lanes == 1:
+            return scalar
+        undefined = ir.Constant(self.wide(scalar.type), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes),
+                                                                         [0] * self.lanes))
+
+    def load(self, pointer: ir.Value, at: ir.Value) -> ir.Value:
+        """The numbers of `lanes` neighbouring examples."""
+        return self.builder.load(self._address(pointer, at), align=self.dtype.itemsize)
+
+    def store(self, value: ir.Value, pointer: ir.Value, at: ir.Value) -> None:
+        """Write the numbers of `lanes` neighbouring examples; conditions as 0 and 1."""
+        self.builder.store(self.number(value), self._address(pointer, at), align=self.dtype.itemsize)
+
+    def _address(self, pointer: ir.Value, at: ir.Value) -> ir.Value:
+        address = self.builder.gep(pointer, [at])
+        return address if self.lanes == 1 else self.builder.bitcast(address, self.type.as_pointer())
+
+    def is_condition(self, value: ir.Value) -> bool:
+        """Whether a value holds truth, not numbers."""
+        return value.type in (I1, self.wide(I1))
+
+    def number(self, value: ir.Value) -> ir.Value:
+        """A value as numbers: conditions become 0 and 1."""
+        return self.builder.uitofp(value, self.type) if self.is_condition(value) else value
+
+    def condition(self, value: ir.Value) -> ir.Value:
+        """A value as truth: numbers are true where they are not 0."""
+        return value if self.is_condition(value) else self.builder.fcmp_unordered("!=", value, self.constant(0.0))
+
+    def apply(self, op: Op, args: Sequence[ir.Value]) -> ir.Value:
+        """One operation of fixed arity."""
+        if callable(op.spelling):
+            return self._spell_out(op, args)
+        args = [self.condition(a) if k in op.conditions else a for k, a in enumerate(args)]
+        if op.spelling == "select":
+            chosen = args[1:] if all(map(self.is_condition, args[1:])) else [self.number(a) for a in args[1:]]
+            return self.builder.select(args[0], *chosen)
+        if op.spelling in ("and", "or"):
+            return getattr(self.builder, op.spelling + "_")(*args)
+        if op.spelling == "not":
+            return self.builder.not_(args[0])
+        args = [self.number(a) for a in args]
+        if op.spelling.startswith("fcmp "):
+            predicate = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}[op.spelling[-2:]]
+            compare = self.builder.fcmp_ordered if op.spelling[5] == "o" else self.builder.fcmp_unordered
+            return compare(predicate, *args)
+        if op.spelling in ("fadd", "fsub", "fmul", "fdiv", "fneg"):
+            return getattr(self.builder, op.spelling)(*args)
+        return self._call(op.spelling, args)
+
+    def _spell_out(self, op: Op, args: Sequence[ir.Value]) -> ir.Value:
+        rule = spelling_graph(op)
+        values: dict[Any, ir.Value] = {}
+        for n in rule.nodes:
+            if n.op.name == "input":
+                values[n] = args[n.payload]
+            elif n.op.name == "constant":
+                values[n] = self.constant(n.payload, n.kind == "bool")
+            else:
+                values[n] = self.apply(n.op, [values[a] for a in n.args])
+        return values[rule.results[0]]
+
+    def _call(self, name: str, args: Sequence[ir.Value]) -> ir.Value:
+        """A C math function: libdevice on CUDA, LLVM's intrinsic or libm on the CPU."""
+        suffix = "f" if self.dtype.itemsize == 4 else ""
+        if self.target == "cuda":
+            return self.builder.call(self._declare(f"__nv_{name}{suffix}", self.real, len(args)), args)
+        if name in LLVM_INTRINSICS:
+            width = f"f{8 * self.dtype.itemsize}"
+            full = f"llvm.{name}.{width}" if self.lanes == 1 else f"llvm.{name}.v{self.lanes}{width}"
+            return self.builder.call(self._declare(full, self.type, len(args)), args)
+        function = self._declare(name + suffix, self.real, len(args))
+        if self.lanes == 1:
+            return self.builder.call(function, args)
+        out = ir.Constant(self.type, ir.Undefined)
+        for lane in range(self.lanes):
+            at = ir.Constant(I32, lane)
+            one = self.builder.call(function, [self.builder.extract_element(a, at) for a in args])
+            out = self.builder.insert_element(out, one, at)
+        return out
+
+    def _declare(self, name: str, kind: ir.Type, arity: int) -> ir.Function:
+        module = self.builder.module
+        if name in module.globals:
+            return module.globals[name]
+        return ir.Function(module, ir.FunctionType(kind, [kind] * arity), name)
+
+
+class Sink(Protocol):
+    """Where a straight-line body gets its inputs and leaves its results."""
+
+    def load(self, row: int) -> ir.Value:
+        """The numbers of an input row."""
+
+    def reduce(self, place: int, value: ir.Value) -> None:
+        """Add `value` over the batch into result `place`."""
+
+    def store(self, place: int, value: ir.Value) -> None:
+        """Write `value` as per-example result `place`."""
+
+
+def emit_rows(emitter: Emitter, tape: Tape, sink: Sink, reduced: Sequence[int], examples: Sequence[int]) -> None:
+    """The tape as straight-line code: rows `examples` are stored per example, rows `reduced` summed over the batch."""
+    values: dict[int, ir.Value] = {}
+    line = _StraightLine(emitter, tape, sink, values)
+    for place, row in enumerate(examples):
+        line.demand(row)
+        sink.store(place, values[row])
+    for place, row in enumerate(reduced):
+        line.demand(row)
+        sink.reduce(place, values[row])
+
+
+class _StraightLine:
+    def __init__(self, emitter: Emitter, tape: Tape, sink: Sink, values: dict[int, ir.Value]):
+        self.emitter, self.tape, self.sink, self.values = emitter, tape, sink, values
+        self.owner = tape.owner.tolist()
+        self.boolean = tape.boolean
+
+    def demand(self, row: int) -> None:
+        """Make sure a row's value exists. A stack of generators, since a user's graph may be a very deep chain."""
+        stack = [self._emit(row)]
+        while stack:
+            try:
+                needed = next(stack[-1])
+            except StopIteration:
+                stack.pop()
+            else:
+                if needed not in self.values:
+                    stack.append(self._emit(needed))
+
+    def _emit(self, row: int) -> Generator[int, None, None]:
+        emitter, values = self.emitter, self.values
+        if row in values:
+            return
+        if self.owner[row] < 0:
+            boolean = bool(self.boolean[row])
+            if row in self.tape.constants:
+                values[row] = emitter.constant(self.tape.constants[row], boolean)
+            else:
+                loaded = self.sink.load(row)
+                values[row] = emitter.condition(loaded) if boolean else loaded
+            return
+        i = self.tape.instructions[self.owner[row]]
+        lane = row - i.lo
+        args = [int(a[lane]) for a in i.args]
+        yield from args
+        if i.segments is None:
+            values[row] = emitter.apply(i.op, [values[a] for a in args])
+            return
+        total: ir.Value = None if i.op.name == "sum" else emitter.constant(float("nan"))
+        for position, e in enumerate(i.segments.elements[i.segments.start[lane]:i.segments.start[lane + 1]].tolist()):
+            yield e
+            if i.op.name == "sum":
+                total = values[e] if total is None else emitter.apply(OPS["add"], [total, values[e]])
+            else:
+                here = emitter.apply(OPS["eq"], [values[args[0]], emitter.constant(float(position))])
+                total = emitter.apply(OPS["where"], [here, values[e], total])
+        values[row] = total

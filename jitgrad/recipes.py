@@ -1,0 +1,247 @@
+"""Ready-made trainings of a multilayer perceptron on a `Dataset`: what `jitgrad train` and `jitgrad demo` run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jitgrad import losses, optim, plots
+from jitgrad.api import jit
+from jitgrad.data import Dataset
+from jitgrad.errors import ArgumentError, explain
+from jitgrad.functions import PUBLIC
+from jitgrad.train import FitResult, fit
+
+Array = npt.NDArray[Any]
+Params = dict[str, Array]
+
+CLASS_LOSSES = ("hinge", "binary_cross_entropy", "cross_entropy")
+NUMBER_LOSSES = ("mse", "huber")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training besides the data.
+
+    loss: a name from CLASS_LOSSES or NUMBER_LOSSES, or "auto": mse for numbers, binary_cross_entropy for two classes,
+        cross_entropy for more
+    hidden: widths of the hidden layers; () is a linear model
+    activation: "tanh" or "relu"
+    dtype: of parameters and inputs, "float32" or "float64"
+    batch_size: None for all examples in every step
+    seed: decides initial parameters and the order of the minibatches
+    """
+
+    loss: str = "auto"
+    hidden: tuple[int, ...] = (32, 16)
+    activation: str = "tanh"
+    learning_rate: float = 1e-2
+    epochs: int = 50
+    batch_size: int | None = 64
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+
+
+MOONS = Recipe(loss="hinge", hidden=(16, 16), activation="relu", epochs=100, batch_size=50)
+DIGITS = Recipe(loss="cross_entropy", hidden=(32,), epochs=60)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training of `recipe` on `dataset`.
+
+    layers: widths from the inputs to the outputs
+    metrics: "train_..." and, if anything is held out, "test_...": accuracy for classes; rmse, in the target's own unit,
+        and r2 for numbers
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    loss: str
+    layers: tuple[int, ...]
+    result: FitResult
+    metrics: dict[str, float]
+    predict: Callable[[Array], Array]
+
+    def as_json(self) -> dict[str, Any]:
+        """The training as plain numbers and text."""
+        data, recipe, result = self.dataset, self.recipe, self.result
+        return {
+            "dataset": data.name,
+            "examples": {"train": len(data.train[1]), "test": len(data.test[1])},
+            "features": [
+                {"name": name, "mean": mean, "std": std}
+                for name, mean, std in zip(data.features, data.mean.tolist(), data.std.tolist(), strict=True)
+            ],
+            "classes": list(data.classes),
+            "target": None if data.classes else {"mean": data.target_mean, "std": data.target_std},
+            "layers": list(self.layers),
+            "activation": recipe.activation,
+            "loss": self.loss,
+            "optimizer": repr(optim.adam(recipe.learning_rate)),
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "dtype": recipe.dtype,
+            "device": recipe.device,
+            "history": [epoch._asdict() for epoch in result.history],
+            "metrics": self.metrics,
+            "seconds": result.seconds,
+            "examples_per_second": result.examples_per_second,
+        }
+
+    def write(self, folder: str, prefix: str = "") -> list[str]:
+        """Write pictures, parameters and result.json into `folder`, made if need be; returns the files' names."""
+        os.makedirs(folder, exist_ok=True)
+        names = []
+
+        def name(ending: str) -> str:
+            names.append(os.path.join(folder, prefix + ending))
+            return names[-1]
+
+        plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
+        if len(self.dataset.features) == 2 and len(self.dataset.classes) == 2:
+            self._write_boundary(name("boundary.png"))
+        params = io.BytesIO()
+        np.savez(params, **self.result.params)
+        with open(name("params.npz"), "wb") as file:
+            file.write(params.getvalue())
+        text = json.dumps(self.as_json(), indent=2)
+        with open(name("result.json"), "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        return names
+
+    def _write_boundary(self, path: str) -> None:
+        data = self.dataset
+
+        def score(raw: Array) -> Array:
+            return _margin(self.predict((raw - data.mean) / data.std))
+
+        inputs, targets = data.test if len(data.test[1]) else data.train
+        first, second = data.features
+        negative, positive = data.classes
+        accuracy = self.metrics.get("test_accuracy", self.metrics["train_accuracy"])
+        plots.decision_boundary(
+            score,
+            inputs * data.std + data.mean,
+            np.where(_class_indices(targets), 1, -1),
+            path,
+            title=f"{data.name}: {'-'.join(map(str, self.layers))} network, accuracy {accuracy:.1%}",
+            features=(first, second),
+            classes=(negative, positive),
+        )
+
+
+def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None) -> Training:
+    """Train `recipe` on `dataset` and measure it on the held-out examples.
+
+    raises: ArgumentError for a loss that does not fit the targets; whatever `fit` raises
+    """
+    loss = _loss_for(dataset, recipe.loss)
+    outputs = len(dataset.classes) if loss == "cross_entropy" else 1
+    layers = (len(dataset.features), *recipe.hidden, outputs)
+    dtype = np.dtype(recipe.dtype)
+    scores = _network(len(layers) - 1, recipe.activation)
+    loss_function: Callable[[Any, Any], Any] = getattr(losses, loss)
+
+    def objective(params: Params, x: Array, y: Any) -> Any:
+        outputs = scores(params, x)
+        return loss_function(outputs if loss == "cross_entropy" else outputs[0], y)
+
+    inputs, targets = dataset.train
+    result = fit(
+        objective,
+        initial_parameters(layers, recipe.seed, dtype),
+        (inputs.astype(dtype), _targets_for(loss, targets, dtype)),
+        optimizer=optim.adam(recipe.learning_rate),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=recipe.device,
+        progress=progress,
+    )
+    forward = jit(lambda params, x: list(scores(params, x)), in_axes=(None, 0), reduce=None, device=recipe.device)
+
+    def predict(inputs: Array) -> Array:
+        """(n, features) -> (n, outputs)."""
+        return np.stack(forward(result.params, inputs.astype(dtype)), axis=1)
+
+    metrics = _metrics(dataset, "train", predict)
+    if len(dataset.test[1]):
+        metrics |= _metrics(dataset, "test", predict)
+    return Training(dataset, recipe, loss, layers, result, metrics, predict)
+
+
+def initial_parameters(layers: tuple[int, ...], seed: int, dtype: npt.DTypeLike) -> Params:
+    """W1 (layers[1], layers[0]), b1 (layers[1],), ...: normal weights of variance 1 / inputs (LeCun 1998), zero biases."""
+    generator = np.random.default_rng(seed)
+    params: Params = {}
+    for number, (inputs, outputs) in enumerate(zip(layers, layers[1:], strict=False), 1):
+        params[f"W{number}"] = (generator.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(dtype)
+        params[f"b{number}"] = np.zeros(outputs, dtype)
+    return params
+
+
+def _network(depth: int, activation: str) -> Callable[[Params, Array], Array]:
+    activate = PUBLIC[activation]
+
+    def scores(params: Params, x: Array) -> Array:
+        hidden = x
+        for number in range(1, depth):
+            hidden = activate(params[f"W{number}"] @ hidden + params[f"b{number}"])
+        return params[f"W{depth}"] @ hidden + params[f"b{depth}"]
+
+    return scores
+
+
+def _loss_for(dataset: Dataset, loss: str) -> str:
+    count = len(dataset.classes)
+    if loss == "auto":
+        return "mse" if not count else "binary_cross_entropy" if count == 2 else "cross_entropy"
+    fitting = NUMBER_LOSSES if not count else CLASS_LOSSES if count == 2 else ("cross_entropy",)
+    if loss not in fitting:
+        what = f"names {count} classes" if count else "is a number"
+        raise ArgumentError(
+            explain(f"The target of {dataset.name} {what}, which {loss} cannot fit.", f"loss={loss!r}",
+                    f"Choose from: auto, {', '.join(fitting)}.")
+        )  # fmt: skip
+    return loss
+
+
+def _class_indices(targets: Array) -> Array:
+    """0, 1, 2, ... also where the labels are -1 and +1."""
+    return np.maximum(targets, 0)
+
+
+def _targets_for(loss: str, targets: Array, dtype: np.dtype[Any]) -> Array:
+    """The targets as the loss wants them: -1/+1, 0/1, class indices, or numbers."""
+    if loss == "hinge":
+        return np.where(_class_indices(targets), 1, -1).astype(dtype)
+    if loss == "binary_cross_entropy":
+        return _class_indices(targets).astype(dtype)
+    return _class_indices(targets) if loss == "cross_entropy" else targets.astype(dtype)
+
+
+def _margin(outputs: Array) -> Array:
+    """One score an example, positive for the second of two classes."""
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0]
+
+
+def _metrics(dataset: Dataset, part: str, predict: Callable[[Array], Array]) -> dict[str, float]:
+    inputs, targets = dataset.train if part == "train" else dataset.test
+    outputs = predict(inputs)
+    if dataset.classes:
+        found = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
+        return {f"{part}_accuracy": float(np.mean(found == _class_indices(targets)))}
+    squared = float(np.mean((outputs[:, 0].astype(np.float64) - targets) ** 2))
+    metrics = {f"{part}_rmse": float(np.sqrt(squared)) * dataset.target_std}
+    if (variance := float(targets.var())) > 0.0:
+        metrics[f"{part}_r2"] = 1.0 - squared / variance
+    return metrics

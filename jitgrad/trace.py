@@ -1,0 +1,94 @@
+"""Recording: a function of Values and arrays becomes a graph.
+
+A recorder owns the graph of one function for one structure of arguments. Eager Values the function closes over become
+shared inputs, read anew at each call, so that a model's parameters may change between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jitgrad import errors
+from jitgrad.compiler.graph import Graph, Node, Op
+from jitgrad.compiler.program import Check, Leaf
+from jitgrad.compiler.simplify import rewrite
+from jitgrad.value import Traced, Value, number_of
+
+
+class Recorder:
+    """Records one function. `leaves` grow by the closed-over Values, in the order they are first used."""
+
+    def __init__(self, leaves: Sequence[Leaf]):
+        self.graph = Graph(rewrite)
+        self.leaves = list(leaves)
+        self.captured: list[Value] = []
+        self.checks: list[Check] = []
+        self._captured_nodes: dict[int, Node] = {}
+        self._slots = sum(leaf.width for leaf in leaves)
+
+    def argument(self, leaf: Leaf) -> Any:
+        """The traced stand-in of an argument: a Traced scalar, or an object array of them."""
+        scalars = [Traced(self, self.graph.input(leaf.first + e, leaf.kind)) for e in range(leaf.width)]
+        if leaf.shape == ():
+            return scalars[0]
+        array = np.empty(leaf.width, object)
+        array[:] = scalars
+        return array.reshape(leaf.shape)
+
+    def apply(self, op: Op, args: Sequence[Any]) -> Traced:
+        """Record one operation; called by the operators of Traced."""
+        nodes = [self.node(a) for a in args]
+        return Traced(self, self.graph.add(op, *nodes, where=errors.user_location()))
+
+    def node(self, value: Any) -> Node:
+        """The node of a traced value, a number, or an eager Value (which it captures)."""
+        if isinstance(value, Traced):
+            if value.recorder is not self:
+                raise errors.TraceError(errors.explain(
+                    "a traced value was kept from an earlier recording and used in this one.", errors.user_location(),
+                    "Return what you need from the function instead of storing it outside."))
+            return value.node
+        if isinstance(value, Value):
+            return self._capture(value)
+        try:
+            return self.graph.lift(value)
+        except TypeError:
+            raise errors.TraceError(errors.explain(
+                f"a {type(value).__name__} cannot take part in scalar arithmetic.", errors.user_location(),
+                "Use numbers, Values and arrays of them.")) from None
+
+    def _capture(self, value: Value) -> Node:
+        node = self._captured_nodes.get(id(value))
+        if node is None:
+            name = value.label or f"closed-over Value {len(self.captured)}"
+            self.leaves.append(Leaf(name, (), True, "real", self._slots))
+            node = self._captured_nodes[id(value)] = self.graph.input(self._slots)
+            self.captured.append(value)
+            self._slots += 1
+        return node
+
+    def check(self, holds: Any, shown: Any, explain: Callable[[int | None, float], Exception]) -> None:
+        """Demand a condition of every example at run time."""
+        self.checks.append(Check(self.node(holds), self.node(shown), explain))
+
+
+def require(holds: Any, shown: Any, what: str, instead: str,
+            kind: type[errors.JitgradError] = errors.LabelError) -> None:
+    """Demand that a condition holds: now if it is eager, of every example at run time if it is traced.
+
+    what: the complaint, "{value}" in it standing for the number of `shown` that broke it.
+    """
+    where = errors.user_location()
+
+    def explain(example: int | None, value: float) -> Exception:
+        place = "" if example is None else f" (example {example} of the batch)"
+        shown_value = f"{value:g}"
+        return kind(errors.explain(what.format(value=shown_value) + place, None if where is None else str(where),
+                                   instead))
+    if isinstance(holds, Traced):
+        holds.recorder.check(holds, shown, explain)
+    elif not number_of(holds):
+        raise explain(None, float(number_of(shown)))

@@ -1,0 +1,171 @@
+"""Batch loops on the CPU: tiles of examples, packed feature-major, a body with one hole, sums in a fixed order.
+
+Examples are the lanes of SIMD vectors. A shell walks examples `lo` to `hi` in tiles of T: it packs the tile's inputs as
+rows of T neighbouring examples, runs the hole over it, adds the tile's contribution to float64 sums, and unpacks
+per-example results. The order of every sum depends on `lo` and `hi` alone. Arrays of differing width travel as
+addresses; `column_array` and `column_element` say which array and which of its columns a packed row is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any, sample: Any) -> Any:
+    """An integer address as a pointer to numbers of `sample`'s dtype."""
+    kind = types.CPointer(sample.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+    return kind(types.int64, sample), codegen
+
+
+def _compile(function: Any) -> Any:
+    return nb.njit(nogil=True, error_model="numpy")(function)
+
+
+@_compile
+def pack(tile: Any, rows: Any, arrays: Any, widths: Any, column_array: Any, column_element: Any, first: int,
+         count: int) -> None:
+    """tile[rows[c], k] = array[first + k, element] for each packed column c."""
+    for c in range(rows.size):
+        width = widths[column_array[c]]
+        source = nb.carray(_pointer(arrays[column_array[c]], tile), ((first + count) * width,))
+        at, row = first * width + column_element[c], rows[c]
+        if width == 1:
+            for k in range(count):
+                tile[row, k] = source[at + k]
+        else:
+            for k in range(count):
+                tile[row, k] = source[at + k * width]
+
+
+@_compile
+def unpack(tile: Any, rows: Any, arrays: Any, widths: Any, column_array: Any, column_element: Any, first: int,
+           count: int) -> None:
+    """array[first + k, element] = tile[rows[c], k] for each per-example result c."""
+    for c in range(rows.size):
+        width = widths[column_array[c]]
+        target = nb.carray(_pointer(arrays[column_array[c]], tile), ((first + count) * width,))
+        at, row = first * width + column_element[c], rows[c]
+        for k in range(count):
+            target[at + k * width] = tile[row, k]
+
+
+@_compile
+def add_lanes(partial: Any, lanes: int, sums: Any) -> None:
+    """sums[r] += the lanes of partial[r], in order, in float64."""
+    for r in range(sums.size):
+        total = 0.0
+        for lane in range(lanes):
+            total += np.float64(partial[r * lanes + lane])
+        sums[r] += total
+
+
+def fused_shell(body: Any, dtype: Any, lanes: int, tile: int) -> Any:
+    """The shell around a straight-line body.
+
+    body(shared, inputs, outputs, partial, k, count): addresses of the shared numbers, the packed inputs (rows of `tile`
+    examples), the per-example results (likewise) and the lane-wise partial sums; it handles examples k to k + lanes of
+    the tile, of which those below `count` exist.
+    """
+    real = dtype.type
+
+    @_compile
+    def run(shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any, out_arrays: Any, out_widths: Any,
+            out_array: Any, out_element: Any, lo: int, hi: int, sums: Any) -> None:
+        inputs = np.empty((in_array.size, tile), real)
+        outputs = np.empty((out_array.size, tile), real)
+        in_rows, out_rows = np.arange(in_array.size), np.arange(out_array.size)
+        partial = np.zeros(sums.size * lanes, real)
+        for first in range(lo, hi, tile):
+            count = min(tile, hi - first)
+            pack(inputs, in_rows, arrays, widths, in_array, in_element, first, count)
+            partial[:] = 0
+            for k in range(0, count, lanes):
+                body(shared.ctypes.data, inputs.ctypes.data, outputs.ctypes.data, partial.ctypes.data, k, count)
+            add_lanes(partial, lanes, sums)
+            unpack(outputs, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
+    return run
+
+
+def tape_shell(execute: Any, dtype: Any, lanes: int) -> Any:
+    """The shell that interprets a tape: compiled once for all programs of a dtype.
+
+    execute(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
+    operands' rows read from the address `operands`. `table` has a line (code, lo, hi, operand offset, uniform) for each
+    instruction; code -1 is a sum over a list, -2 a take from one.
+    """
+    real = dtype.type
+
+    @_compile
+    def instruction(v: Any, line: Any, operands: Any, tile: int) -> None:
+        code, lo, hi, at = line[0], line[1], line[2], line[3]
+        if code >= 0:
+            execute(code, v.ctypes.data, operands.ctypes.data + 4 * at, lo, hi, tile)
+        elif code == -1:
+            for j in range(hi - lo):
+                first, last = operands[at + j], operands[at + j + 1]
+                out, source = v[lo + j], v[operands[first]]
+                for k in range(tile):
+                    out[k] = source[k]
+                for e in range(first + 1, last):
+                    source = v[operands[e]]
+                    for k in range(tile):
+                        out[k] += source[k]
+        else:
+            for j in range(hi - lo):
+                index, first, last = v[operands[at + j]], operands[at + hi - lo + j], operands[at + hi - lo + j + 1]
+                out = v[lo + j]
+                for k in range(tile):
+                    here = index[k]
+                    inside = here >= 0 and here < last - first
+                    out[k] = v[operands[first + np.int64(here)], k] if inside else np.nan
+
+    @_compile
+    def add_rows(v: Any, rows: Any, count: int, sums: Any) -> None:
+        partial = np.empty(lanes, real)
+        for r in range(rows.size):
+            row = v[rows[r]]
+            partial[:] = 0
+            whole = count - count % lanes
+            for k in range(0, whole, lanes):
+                for lane in range(lanes):
+                    partial[lane] += row[k + lane]
+            for k in range(whole, count):
+                partial[k - whole] += row[k]
+            total = 0.0
+            for lane in range(lanes):
+                total += np.float64(partial[lane])
+            sums[r] += total
+
+    @_compile
+    def run(shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any, out_arrays: Any, out_widths: Any,
+            out_array: Any, out_element: Any, lo: int, hi: int, sums: Any, tile: int, size: int, in_rows: Any,
+            out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any, shared_slots: Any,
+            table: Any, operands: Any) -> None:
+        v = np.empty((size, tile), real)
+        for j in range(constant_rows.size):
+            v[constant_rows[j], :] = constants[j]
+        for j in range(shared_rows.size):
+            v[shared_rows[j], :] = shared[shared_slots[j]]
+        for c in range(in_rows.size):
+            v[in_rows[c], :] = 0
+        for t in range(table.shape[0]):
+            if table[t, 4]:
+                instruction(v, table[t], operands, tile)
+        for first in range(lo, hi, tile):
+            count = min(tile, hi - first)
+            pack(v, in_rows, arrays, widths, in_array, in_element, first, count)
+            for t in range(table.shape[0]):
+                if not table[t, 4]:
+                    instruction(v, table[t], operands, tile)
+            add_rows(v, sum_rows, count, sums)
+            unpack(v, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
+    return run
