@@ -2,8 +2,11 @@
 
 Examples are the lanes of SIMD vectors. A shell walks examples `lo` to `hi` in tiles of T: it packs the tile's inputs as
 rows of T neighbouring examples, runs the hole over it, adds the tile's contribution to float64 sums, and unpacks
-per-example results. The order of every sum depends on `lo` and `hi` alone. Arrays of differing width travel as
-addresses; `column_array` and `column_element` say which array and which of its columns a packed row is.
+per-example results. The hole is the address of machine code that was generated for the program, so that the shells
+compile once for all programs, and numba keeps them on disk. The order of every sum depends on `lo` and `hi` alone.
+
+Arrays of differing width travel as addresses; `column_array` and `column_element` say which array and which of its
+columns a packed row is. The dtype of all numbers is that of `shared`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -26,8 +30,21 @@ def _pointer(typingctx: Any, address: Any, sample: Any) -> Any:
     return kind(types.int64, sample), codegen
 
 
+@intrinsic
+def _call(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+    """Call the machine code at `address` with six integers (addresses among them)."""
+    signature = types.void(*[types.int64] * 7)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [word] * 6)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+    return signature, codegen
+
+
 def _compile(function: Any) -> Any:
-    return nb.njit(nogil=True, error_model="numpy")(function)
+    return nb.njit(nogil=True, error_model="numpy", cache=True)(function)
 
 
 @_compile
@@ -68,104 +85,101 @@ def add_lanes(partial: Any, lanes: int, sums: Any) -> None:
         sums[r] += total
 
 
-def fused_shell(body: Any, dtype: Any, lanes: int, tile: int) -> Any:
+@_compile
+def run_body(body: int, lanes: int, tile: int, shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any,
+             out_arrays: Any, out_widths: Any, out_array: Any, out_element: Any, lo: int, hi: int, sums: Any) -> None:
     """The shell around a straight-line body.
 
     body(shared, inputs, outputs, partial, k, count): addresses of the shared numbers, the packed inputs (rows of `tile`
     examples), the per-example results (likewise) and the lane-wise partial sums; it handles examples k to k + lanes of
     the tile, of which those below `count` exist.
     """
-    real = dtype.type
-
-    @_compile
-    def run(shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any, out_arrays: Any, out_widths: Any,
-            out_array: Any, out_element: Any, lo: int, hi: int, sums: Any) -> None:
-        inputs = np.empty((in_array.size, tile), real)
-        outputs = np.empty((out_array.size, tile), real)
-        in_rows, out_rows = np.arange(in_array.size), np.arange(out_array.size)
-        partial = np.zeros(sums.size * lanes, real)
-        for first in range(lo, hi, tile):
-            count = min(tile, hi - first)
-            pack(inputs, in_rows, arrays, widths, in_array, in_element, first, count)
-            partial[:] = 0
-            for k in range(0, count, lanes):
-                body(shared.ctypes.data, inputs.ctypes.data, outputs.ctypes.data, partial.ctypes.data, k, count)
-            add_lanes(partial, lanes, sums)
-            unpack(outputs, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
-    return run
+    inputs = np.empty((in_array.size, tile), shared.dtype)
+    outputs = np.empty((out_array.size, tile), shared.dtype)
+    in_rows, out_rows = np.arange(in_array.size), np.arange(out_array.size)
+    partial = np.zeros(sums.size * lanes, shared.dtype)
+    for first in range(lo, hi, tile):
+        count = min(tile, hi - first)
+        pack(inputs, in_rows, arrays, widths, in_array, in_element, first, count)
+        partial[:] = 0
+        for k in range(0, count, lanes):
+            _call(body, shared.ctypes.data, inputs.ctypes.data, outputs.ctypes.data, partial.ctypes.data, k, count)
+        add_lanes(partial, lanes, sums)
+        unpack(outputs, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
 
 
-def tape_shell(execute: Any, dtype: Any, lanes: int) -> Any:
-    """The shell that interprets a tape: compiled once for all programs of a dtype.
-
-    execute(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
-    operands' rows read from the address `operands`. `table` has a line (code, lo, hi, operand offset, uniform) for each
-    instruction; code -1 is a sum over a list, -2 a take from one.
-    """
-    real = dtype.type
-
-    @_compile
-    def instruction(v: Any, line: Any, operands: Any, tile: int) -> None:
-        code, lo, hi, at = line[0], line[1], line[2], line[3]
-        if code >= 0:
-            execute(code, v.ctypes.data, operands.ctypes.data + 4 * at, lo, hi, tile)
-        elif code == -1:
-            for j in range(hi - lo):
-                first, last = operands[at + j], operands[at + j + 1]
-                out, source = v[lo + j], v[operands[first]]
+@_compile
+def run_instruction(step: int, v: Any, line: Any, operands: Any) -> None:
+    """One line of a tape over the tile `v` (rows, examples); code -1 is a sum over a list, -2 a take from one."""
+    code, lo, hi, at = line[0], line[1], line[2], line[3]
+    tile = v.shape[1]
+    if code >= 0:
+        _call(step, code, v.ctypes.data, operands.ctypes.data + 4 * at, lo, hi, tile)
+    elif code == -1:
+        for j in range(hi - lo):
+            first, last = operands[at + j], operands[at + j + 1]
+            out, source = v[lo + j], v[operands[first]]
+            for k in range(tile):
+                out[k] = source[k]
+            for e in range(first + 1, last):
+                source = v[operands[e]]
                 for k in range(tile):
-                    out[k] = source[k]
-                for e in range(first + 1, last):
-                    source = v[operands[e]]
-                    for k in range(tile):
-                        out[k] += source[k]
-        else:
-            for j in range(hi - lo):
-                index, first, last = v[operands[at + j]], operands[at + hi - lo + j], operands[at + hi - lo + j + 1]
-                out = v[lo + j]
-                for k in range(tile):
-                    here = index[k]
-                    inside = here >= 0 and here < last - first
-                    out[k] = v[operands[first + np.int64(here)], k] if inside else np.nan
+                    out[k] += source[k]
+    else:
+        for j in range(hi - lo):
+            index, first, last = v[operands[at + j]], operands[at + hi - lo + j], operands[at + hi - lo + j + 1]
+            out = v[lo + j]
+            for k in range(tile):
+                here = index[k]
+                inside = here >= 0 and here < last - first
+                out[k] = v[operands[first + np.int64(here)], k] if inside else np.nan
 
-    @_compile
-    def add_rows(v: Any, rows: Any, count: int, sums: Any) -> None:
-        partial = np.empty(lanes, real)
-        for r in range(rows.size):
-            row = v[rows[r]]
-            partial[:] = 0
-            whole = count - count % lanes
-            for k in range(0, whole, lanes):
-                for lane in range(lanes):
-                    partial[lane] += row[k + lane]
-            for k in range(whole, count):
-                partial[k - whole] += row[k]
-            total = 0.0
+
+@_compile
+def add_rows(v: Any, rows: Any, count: int, lanes: int, sums: Any) -> None:
+    """sums[r] += row rows[r] over its first `count` examples: lane by lane, then the lanes in order, in float64."""
+    partial = np.empty(lanes, v.dtype)
+    whole = count - count % lanes
+    for r in range(rows.size):
+        row = v[rows[r]]
+        partial[:] = 0
+        for k in range(0, whole, lanes):
             for lane in range(lanes):
-                total += np.float64(partial[lane])
-            sums[r] += total
+                partial[lane] += row[k + lane]
+        for k in range(whole, count):
+            partial[k - whole] += row[k]
+        total = 0.0
+        for lane in range(lanes):
+            total += np.float64(partial[lane])
+        sums[r] += total
 
-    @_compile
-    def run(shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any, out_arrays: Any, out_widths: Any,
-            out_array: Any, out_element: Any, lo: int, hi: int, sums: Any, tile: int, size: int, in_rows: Any,
-            out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any, shared_slots: Any,
-            table: Any, operands: Any) -> None:
-        v = np.empty((size, tile), real)
-        for j in range(constant_rows.size):
-            v[constant_rows[j], :] = constants[j]
-        for j in range(shared_rows.size):
-            v[shared_rows[j], :] = shared[shared_slots[j]]
-        for c in range(in_rows.size):
-            v[in_rows[c], :] = 0
+
+@_compile
+def run_tape(step: int, lanes: int, tile: int, shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any,
+             out_arrays: Any, out_widths: Any, out_array: Any, out_element: Any, lo: int, hi: int, sums: Any, size: int,
+             in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any,
+             shared_slots: Any, table: Any, operands: Any) -> None:
+    """The shell that interprets a tape.
+
+    step(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
+    operands' rows read from the address `operands`. `table` has a line (code, lo, hi, operand offset, uniform) for each
+    instruction; uniform ones are run once, not once a tile.
+    """
+    v = np.empty((size, tile), shared.dtype)
+    for j in range(constant_rows.size):
+        v[constant_rows[j], :] = constants[j]
+    for j in range(shared_rows.size):
+        v[shared_rows[j], :] = shared[shared_slots[j]]
+    for c in range(in_rows.size):
+        v[in_rows[c], :] = 0
+    for t in range(table.shape[0]):
+        if table[t, 4]:
+            run_instruction(step, v, table[t], operands)
+    for first in range(lo, hi, tile):
+        count = min(tile, hi - first)
+        pack(v, in_rows, arrays, widths, in_array, in_element, first, count)
         for t in range(table.shape[0]):
-            if table[t, 4]:
-                instruction(v, table[t], operands, tile)
-        for first in range(lo, hi, tile):
-            count = min(tile, hi - first)
-            pack(v, in_rows, arrays, widths, in_array, in_element, first, count)
-            for t in range(table.shape[0]):
-                if not table[t, 4]:
-                    instruction(v, table[t], operands, tile)
-            add_rows(v, sum_rows, count, sums)
-            unpack(v, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
-    return run
+            if not table[t, 4]:
+                run_instruction(step, v, table[t], operands)
+        add_rows(v, sum_rows, count, lanes, sums)
+        unpack(v, out_rows, out_arrays, out_widths, out_array, out_element, first, count)

@@ -21,15 +21,15 @@ LAYERS = [
     ["kernels"],
     ["backends"],
     ["value"],
-    ["trace"],
-    ["functions", "losses", "nn", "api", "optim", "ravel", "testing"],
-    ["train", "batches", "data", "plots", "cli"],
-    ["__init__", "__main__"],
+    ["trace", "arguments", "debug"],
+    ["functions", "losses", "nn", "api", "lowered", "optim", "ravel", "testing"],
+    ["train", "batches", "data", "plots", "recipes", "discover"],
+    ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", "jitgrad.backends.cpu", "jitgrad.backends.cuda"]
+GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{n}" for n in ("cpu", "cuda", "native"))]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax"],
     "jaxlib": ["jitgrad.backends.jax"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from jitgrad.backends.native import Native
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import I32, I64, Emitter, emit_rows
+from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_step, encode
 from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.program import Program
 from jitgrad.compiler.tape import Tape
@@ -73,10 +70,8 @@ def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
 def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) -> ir.Function:
     """`void body(shared, inputs, outputs, partial, k, count)`: one vector of examples, start to end."""
     tape, _ = program.rolled
-    real = Emitter(ir.IRBuilder(), program.dtype, plan.lanes, "cpu").real
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [real.as_pointer()] * 4 + [I64] * 2), "jitgrad_body")
-    function.linkage = "internal"
-    function.attributes.add("alwaysinline")
+    pointer = FLOAT[program.dtype.name].as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 4 + [I64] * 2), "jitgrad_body")
     for argument, name in zip(function.args, ("shared", "inputs", "outputs", "partial", "k", "count"), strict=True):
         argument.name = name
         if argument.type != I64:
@@ -90,86 +85,27 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
     return function
 
 
-def _hole(arity: int, pointers: dict[int, ir.Type], function_of: Callable[[ir.Module], ir.Function]) -> Any:
-    """A numba intrinsic of `arity` int64 arguments calling an emitted function; `pointers` are passed as addresses."""
-    def typing(typingctx: Any, *args: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-            callee = function_of(builder.module)
-            given = [builder.inttoptr(v, pointers[k]) if k in pointers else v for k, v in enumerate(values)]
-            builder.call(callee, given)
-            return context.get_dummy_value()
-        return types.void(*[types.int64] * arity), codegen
-    # numba reads an intrinsic's arity off its signature.
-    names = ", ".join(f"a{k}" for k in range(arity))
-    scope: dict[str, Any] = {"typing": typing}
-    exec(f"def hole(typingctx, {names}): return typing(typingctx, {names})", scope)
-    return intrinsic(scope["hole"])
-
-
-# The interpreter's operation codes: every elementwise operation of the table, in the table's order.
-ELEMENTWISE = [op for op in OPS.values() if op.arity and not op.variadic]
-CODE = {op: code for code, op in enumerate(ELEMENTWISE)} | {OPS["sum"]: -1, OPS["take"]: -2}
-
-
 def interpreter_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> ir.Function:
-    """`void step(code, rows, operands, lo, hi, tile)`: one elementwise instruction, a loop nest for each operation."""
-    real = Emitter(ir.IRBuilder(), dtype, lanes, "cpu").real
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, real.as_pointer(), I32.as_pointer(), I64, I64,
-                                                                   I64]), "jitgrad_step")
-    function.linkage = "internal"
+    """`void step(code, rows, operands, lo, hi, tile)`: one elementwise instruction over a tile of examples."""
+    real = FLOAT[dtype.name]
+    kinds = [I64, real.as_pointer(), I32.as_pointer(), I64, I64, I64]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "jitgrad_step")
     code, rows, operands, lo, hi, tile = function.args
-    entry, leave = function.append_basic_block("entry"), function.append_basic_block("leave")
-    builder = ir.IRBuilder(entry)
-    width = builder.sub(hi, lo)
-    switch = builder.switch(code, leave)
-    for op in ELEMENTWISE:
-        block = function.append_basic_block(op.name)
-        switch.add_case(CODE[op], block)
-        builder.position_at_end(block)
-        emitter = Emitter(builder, dtype, lanes, "cpu")
-        with cgutils.for_range(builder, width, intp=I64) as loop:
-            bases = []
-            for k in range(op.arity):
-                at = builder.add(builder.mul(width, ir.Constant(I64, k)), loop.index)
-                bases.append(builder.mul(builder.sext(builder.load(builder.gep(operands, [at])), I64), tile))
-            out = builder.mul(builder.add(lo, loop.index), tile)
-            with cgutils.for_range_slice(builder, ir.Constant(I64, 0), tile, ir.Constant(I64, lanes), intp=I64) as (k, _):
-                args = [emitter.load(rows, builder.add(base, k)) for base in bases]
-                emitter.store(emitter.apply(op, args), rows, builder.add(out, k))
-        builder.branch(leave)
-    builder.position_at_end(leave)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit_step(Emitter(builder, dtype, lanes, "cpu"), rows, operands, code, lo, hi, tile,
+              lambda: counting(builder, tile, lanes))
     builder.ret_void()
     return function
 
 
 @cache
-def _interpreter(dtype: np.dtype[Any], lanes: int) -> Any:
-    real = Emitter(ir.IRBuilder(), dtype, lanes, "cpu").real
-    step = _hole(6, {1: real.as_pointer(), 2: I32.as_pointer()},
-                 lambda module: _once(module, "jitgrad_step", lambda: interpreter_step(module, dtype, lanes)))
-    return cpu_batch.tape_shell(step, dtype, lanes)
+def _interpreter(dtype: np.dtype[Any], lanes: int) -> Native:
+    module = ir.Module("jitgrad")
+    interpreter_step(module, dtype, lanes)
+    return Native(module)
 
 
-def _once(module: ir.Module, name: str, make: Callable[[], ir.Function]) -> ir.Function:
-    return module.globals[name] if name in module.globals else make()
-
-
-def encode(tape: Tape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """The tape as the interpreter reads it: a line (code, lo, hi, operands at, uniform) each, and all operands."""
-    lines, parts, at = [], [], 0
-    for i in tape.instructions:
-        lines.append((CODE[i.op], i.lo, i.hi, at, i.uniform))
-        mine = list(i.args)
-        if i.segments is not None:
-            first = at + sum(len(a) for a in i.args) + len(i.segments.start)
-            mine += [i.segments.start + np.int32(first), i.segments.elements]
-        parts += mine
-        at += sum(len(a) for a in mine)
-    operands = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    return np.array(lines, np.int64).reshape(-1, 5), operands.astype(np.int32)
-
-
-_LOCK = threading.RLock()                   # numba compiles one function at a time
+_LOCK = threading.RLock()
 _POOL: ThreadPoolExecutor | None = None
 
 
@@ -202,31 +138,23 @@ class CpuKernel:
         self._sum_rows = program.reduced_rows.astype(np.int64)
 
     @cached_property
-    def _run(self) -> Any:
+    def _code(self) -> Native:
+        """The machine code of the hole."""
         with _LOCK:
             if not self.plan.fused:
-                return self._bind_interpreter()
-            real = Emitter(ir.IRBuilder(), self.program.dtype, self.plan.lanes, "cpu").real.as_pointer()
-            body = _hole(6, dict.fromkeys(range(4), real), lambda module: _once(
-                module, "jitgrad_body", lambda: fused_body(module, self.program, self.plan)))
-            return cpu_batch.fused_shell(body, self.program.dtype, self.plan.lanes, self.plan.tile)
+                return _interpreter(self.program.dtype, self.plan.lanes)
+            module = ir.Module("jitgrad")
+            fused_body(module, self.program, self.plan)
+            return Native(module)
 
-    def _bind_interpreter(self) -> Callable[..., None]:
+    @cached_property
+    def _tape_arguments(self) -> tuple[Any, ...]:
         tape, dtype = self.program.rolled[0], self.program.dtype
-        run = _interpreter(dtype, self.plan.lanes)
-        table, operands = encode(tape)
         shared = _shared_slots(tape, self.program)
-        rest = (tape.size, np.flatnonzero(~tape.shared),
-                np.array([r for rows in self.program.example_outputs for r in rows.tolist()], np.int64),
-                self._sum_rows, np.array(list(tape.constants), np.int64),
-                np.array(list(tape.constants.values()), np.float64).astype(dtype),
-                np.array(list(shared), np.int64), np.array(list(shared.values()), np.int64), table, operands)
-
-        def bound(*args: Any) -> None:
-            lo, hi = args[-3], args[-2]
-            lanes = self.plan.lanes
-            run(*args, min(self.plan.tile, lanes * -(-(hi - lo) // lanes)), *rest)
-        return bound
+        out_rows = [r for rows in self.program.example_outputs for r in rows.tolist()]
+        return (tape.size, np.flatnonzero(~tape.shared), np.array(out_rows, np.int64), self._sum_rows,
+                np.array(list(tape.constants), np.int64), np.array(list(tape.constants.values()), dtype),
+                np.array(list(shared), np.int64), np.array(list(shared.values()), np.int64), *encode(tape))
 
     def __call__(self, shared: Array, batched: list[Array], n: int) -> list[Array]:
         program, dtype = self.program, self.program.dtype
@@ -237,11 +165,20 @@ class CpuKernel:
         widths = np.array([leaf.width for leaf in program.batched], np.int64)
         out_addresses = np.array([a.ctypes.data for a in results], np.int64)
 
-        def work(k: int) -> None:
-            self._run(shared, addresses, widths, self._in_array, self._in_element, out_addresses, self._out_widths,
-                      self._out_array, self._out_element, *ranges[k], sums[k])
+        fused, lanes, tile = self.plan.fused, self.plan.lanes, self.plan.tile
+        address = self._code.address("jitgrad_body" if fused else "jitgrad_step")
+        columns = (self._in_array, self._in_element, out_addresses, self._out_widths, self._out_array, self._out_element)
 
-        work(0)                             # compiles, if this is the first call
+        def work(k: int) -> None:
+            lo, hi = ranges[k]
+            if fused:
+                cpu_batch.run_body(address, lanes, tile, shared, addresses, widths, *columns, lo, hi, sums[k])
+            else:
+                short = min(tile, lanes * -(-(hi - lo) // lanes))
+                cpu_batch.run_tape(address, lanes, short, shared, addresses, widths, *columns, lo, hi, sums[k],
+                                   *self._tape_arguments)
+
+        work(0)                             # numba compiles the shell here, if this is the first call of all
         if len(ranges) > 1 and n * program.rolled[0].operations() > PARALLEL_WORK:
             list(_pool().map(work, range(1, len(ranges))))
         else:
@@ -259,10 +196,5 @@ class CpuKernel:
                 interpreter_step(module, self.program.dtype, self.plan.lanes)
             return str(module)
         if form == "asm":
-            with _LOCK:
-                shell = self._run if self.plan.fused else _interpreter(self.program.dtype, self.plan.lanes)
-            if not shell.signatures:
-                self(np.zeros(self.program.shared_size, self.program.dtype),
-                     [np.zeros((1, leaf.width), self.program.dtype) for leaf in self.program.batched], 1)
-            return "\n".join(shell.inspect_asm().values())
+            return self._code.assembly()
         return None

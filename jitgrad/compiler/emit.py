@@ -8,10 +8,12 @@ what fills it. No fast-math flags: a kernel computes what the graph says, bit fo
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 
 from jitgrad.compiler.graph import OPS, Op, spelling_graph
@@ -93,6 +95,10 @@ class Emitter:
             predicate = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}[op.spelling[-2:]]
             compare = self.builder.fcmp_ordered if op.spelling[5] == "o" else self.builder.fcmp_unordered
             return compare(predicate, *args)
+        if op.spelling == "fmul" and self.target == "cuda":
+            # NVVM joins a product and a sum into one rounding, unless the product says how it rounds.
+            kind = "f" if self.dtype.itemsize == 4 else "d"
+            return self.builder.call(self._declare(f"llvm.nvvm.mul.rn.{kind}", self.real, 2), args)
         if op.spelling in ("fadd", "fsub", "fmul", "fdiv", "fneg"):
             return getattr(self.builder, op.spelling)(*args)
         return self._call(op.spelling, args)
@@ -133,6 +139,75 @@ class Emitter:
         if name in module.globals:
             return module.globals[name]
         return ir.Function(module, ir.FunctionType(kind, [kind] * arity), name)
+
+
+@contextmanager
+def counting(builder: ir.IRBuilder, stop: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+    """`for index in range(0, stop, step)` around what is emitted inside; yields the index."""
+    function, before = builder.function, builder.block
+    head, body, after = (function.append_basic_block(name) for name in ("loop.head", "loop.body", "loop.after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(I64)
+    index.add_incoming(ir.Constant(I64, 0), before)
+    builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
+    builder.position_at_end(body)
+    yield index
+    index.add_incoming(builder.add(index, ir.Constant(I64, step)), builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+
+
+# An interpreter's operation codes: every elementwise operation of the table, in the table's order.
+ELEMENTWISE = [op for op in OPS.values() if op.arity and not op.variadic]
+CODE = {op: code for code, op in enumerate(ELEMENTWISE)} | {OPS["sum"]: -1, OPS["take"]: -2}
+
+
+def emit_step(emitter: Emitter, rows: ir.Value, operands: ir.Value, code: ir.Value, lo: ir.Value, hi: ir.Value,
+              stride: ir.Value, examples: Callable[[], AbstractContextManager[ir.Value]]) -> None:
+    """One elementwise instruction of a tape, whichever `code` says: a switch over the table.
+
+    Row r of example k lies at rows[r * stride + k]; operand j of row lo + i is row operands[j * (hi - lo) + i].
+    `examples()` wraps what is done for one vector of examples and yields their k.
+    """
+    builder = emitter.builder
+    leave = builder.function.append_basic_block("leave")
+    width = builder.sub(hi, lo)
+    switch = builder.switch(code, leave)
+    for op in ELEMENTWISE:
+        block = builder.function.append_basic_block(op.name)
+        switch.add_case(ir.Constant(code.type, CODE[op]), block)
+        builder.position_at_end(block)
+        with counting(builder, width) as i:
+            bases = []
+            for j in range(op.arity):
+                at = builder.add(builder.mul(width, ir.Constant(I64, j)), i)
+                bases.append(builder.mul(builder.sext(builder.load(builder.gep(operands, [at])), I64), stride))
+            out = builder.mul(builder.add(lo, i), stride)
+            with examples() as k:
+                args = [emitter.load(rows, builder.add(base, k)) for base in bases]
+                emitter.store(emitter.apply(op, args), rows, builder.add(out, k))
+        builder.branch(leave)
+    builder.position_at_end(leave)
+
+
+def encode(tape: Tape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """The tape as an interpreter reads it: a line (code, lo, hi, operands at, uniform) each, and all operands.
+
+    An instruction's operands follow each other argument by argument; of a list operation then come the places where
+    each list starts and where the last one ends, counted from the beginning of `operands`, and the lists' elements.
+    """
+    lines, parts, at = [], [], 0
+    for i in tape.instructions:
+        lines.append((CODE[i.op], i.lo, i.hi, at, i.uniform))
+        mine = list(i.args)
+        if i.segments is not None:
+            first = at + sum(len(a) for a in i.args) + len(i.segments.start)
+            mine += [i.segments.start + np.int32(first), i.segments.elements]
+        parts += mine
+        at += sum(len(a) for a in mine)
+    operands = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    return np.array(lines, np.int64).reshape(-1, 5), operands.astype(np.int32)
 
 
 class Sink(Protocol):

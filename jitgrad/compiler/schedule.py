@@ -40,6 +40,42 @@ def for_cpu(tape: Tape, dtype: np.dtype[Any]) -> CpuSchedule:
     return CpuSchedule(False, lanes, lanes * min(16, max(1, fitting)))
 
 
+# CUDA. The grid depends on the batch size alone, never on the GPU at hand, and so does the order of every sum. An H100
+# and an H200 have 132 multiprocessors; a light body needs all the threads they hold to keep memory busy, a heavy one
+# fills its registers with four blocks a multiprocessor.
+BLOCK = 128
+LIGHT = 64                         # operations
+LIGHT_BLOCKS, HEAVY_BLOCKS = 132 * 16, 132 * 4
+UNROLL = 4                         # examples a thread of a light body has in flight
+PRIVATE_SUMS = 12                  # up to here a thread adds up every result itself; above, the warp shares them
+CONSTANT_BYTES = 60_000            # of 64 KB of constant memory, which holds the shared numbers
+
+
+@dataclass(frozen=True)
+class CudaSchedule:
+    """fused: straight line or interpreter; private: each thread has sums of its own; unroll: examples at once."""
+
+    fused: bool
+    block: int
+    blocks: int
+    private: bool
+    unroll: int
+
+    def grid(self, n: int) -> int:
+        """How many blocks run a batch of n."""
+        return min(self.blocks, -(-n // (self.block * self.unroll)))
+
+
+def for_cuda(tape: Tape, dtype: np.dtype[Any], columns: int) -> CudaSchedule:
+    """The CUDA schedule of a tape with `columns` reduced results."""
+    operations = tape.operations()
+    fused = operations <= FUSED_LIMIT and len(tape.inputs) * dtype.itemsize <= CONSTANT_BYTES
+    light = operations <= LIGHT
+    private = columns <= PRIVATE_SUMS
+    return CudaSchedule(fused, BLOCK, LIGHT_BLOCKS if light else HEAVY_BLOCKS, private,
+                        UNROLL if light and private else 1)
+
+
 def chunks(n: int, tile: int) -> list[tuple[int, int]]:
     """Ranges of examples, whole tiles but for the last."""
     tiles = -(-n // tile)
