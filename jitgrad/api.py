@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from jitgrad import backends, debug, errors
-from jitgrad.arguments import Axes, Bound, Signature, flatten, unflatten
+from jitgrad import backends, errors
+from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, unflatten
+from jitgrad.calls import Call, Recorded, fused
 from jitgrad.compiler.program import Program
 from jitgrad.lowered import Lowered
 from jitgrad.trace import Recorder
@@ -21,17 +20,7 @@ from jitgrad.value import Value, is_number
 
 Argnums = int | Sequence[int]
 _REDUCTIONS = ("mean", "sum", None)
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """A function recorded for one signature."""
-
-    program: Program
-    captured: list[Value]
-    result: Any                                    # structure of what the function returned
-    shapes: list[tuple[int, ...]]                  # of each returned leaf
-    kernels: dict[str, backends.Kernel]
+_KEPT_CALLS = 1024                                 # argument shapes whose checks are remembered
 
 
 class Transformed:
@@ -43,17 +32,50 @@ class Transformed:
             raise errors.ArgumentError(f"expected a function of one example, got {fun!r}")
         if reduce not in _REDUCTIONS:
             raise errors.ArgumentError(f"reduce must be 'mean', 'sum' or None; got {reduce!r}")
-        backends.check_name(device)
-        self.fun, self.argnums, self.reduce, self.device, self.returns = fun, argnums, reduce, device, returns
+        self.fun, self.argnums, self.reduce, self.returns = fun, argnums, reduce, returns
+        self.device = backends.check_name(device)
         numbers = () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        self._numbers, self._axes = numbers, Axes(in_axes, numbers)
-        self._recorded: dict[Signature, _Recorded] = {}
+        self._numbers, self._in_axes = numbers, in_axes
+        self._recorded: dict[Signature, Recorded] = {}
+        self._calls: dict[Any, Callable[[list[Any]], Any]] = {}
         self._lock = threading.RLock()
         self.__name__ = getattr(fun, "__name__", "function")
         self.__doc__ = fun.__doc__
 
     def __repr__(self) -> str:
         return f"<jitgrad.{self.returns} of {self.__name__}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args = self._positional(args, kwargs)
+        leaves, structure = flatten(args)
+        if not PLAIN.issuperset(map(type, leaves)):
+            leaves = [leaf if type(leaf) in PLAIN else as_array(leaf, lambda k=k: f"number {k}")  # type: ignore[misc]
+                      for k, leaf in enumerate(leaves)]
+        kind = key(leaves, structure)
+        call = self._calls.get(kind)
+        if call is None:
+            call = self._prepare(unflatten(structure, leaves))
+            if len(self._calls) >= _KEPT_CALLS:
+                self._calls.clear()
+            self._calls[kind] = call
+        return call(leaves)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Everything that is generated for these arguments: `.as_text(form)`, `.cost_analysis()`. Nothing is run."""
+        bound = self._bind(self._positional(args, kwargs))
+        recorded = self._record(bound)
+        name, kernel = self._kernel(recorded, bound.n or 1)
+        return Lowered(recorded.program, name, kernel)
+
+    def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        if self._signature is None:
+            return args
+        call = self._signature.bind(*args, **kwargs)
+        if call.kwargs:
+            raise errors.ArgumentError(f"keyword-only arguments ({', '.join(call.kwargs)}) cannot be traced; "
+                                       f"make them positional or close over them")
+        return call.args
 
     @cached_property
     def _signature(self) -> inspect.Signature | None:
@@ -62,23 +84,53 @@ class Transformed:
         except (TypeError, ValueError):
             return None
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
-        if self._signature is not None:
-            call = self._signature.bind(*args, **kwargs)
-            if call.kwargs:
-                raise errors.ArgumentError(f"keyword-only arguments ({', '.join(call.kwargs)}) cannot be traced; "
-                                           f"make them positional or close over them")
-            args = call.args
+    def _bind(self, args: tuple[Any, ...]) -> Bound:
+        args = self._positional(args, {})
         names = list(self._signature.parameters) if self._signature is not None else []
         names += [f"argument {k}" for k in range(len(names), len(args))]
-        numbers = [k + len(args) if k < 0 else k for k in self._numbers]
-        for k in numbers:
-            if not 0 <= k < len(args):
+        for k in self._numbers:
+            if not -len(args) <= k < len(args):
                 raise errors.ArgumentError(f"argnums names argument {k}, but {self.__name__} was called with "
                                            f"{len(args)} arguments")
-        return Bound(args, Axes(self._axes.in_axes, numbers), names)
+        return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), names)
 
-    def _record(self, bound: Bound) -> _Recorded:
+    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
+        """Everything about a call that depends only on its arguments' structure, shapes and dtypes."""
+        bound = self._bind(args)
+        recorded = self._record(bound)
+        _, kernel = self._kernel(recorded, bound.n or 1)
+        call = Call(recorded, kernel, bound, self.reduce)
+        if self.returns == "jit":
+            return lambda leaves: call(leaves)[0]
+        if self.returns == "batch":
+            def one_value(leaves: list[Any]) -> Value:
+                value, grads = call(leaves)
+                return fused(value, recorded.captured, grads)
+            return one_value
+        assemble = self._assembler(bound)
+        if self.returns == "grad":
+            return lambda leaves: assemble(call(leaves)[1])
+
+        def value_and_gradient(leaves: list[Any]) -> Any:
+            value, grads = call(leaves)
+            return value, assemble(grads)
+        return value_and_gradient
+
+    def _assembler(self, bound: Bound) -> Callable[[list[Any]], Any]:
+        """From the gradients of leaves, in order, to the structure that argnums asks for."""
+        structures = bound.structure.children()
+        numbers = [k % len(structures) for k in self._numbers]
+        ranges, at = {}, 0
+        for number in sorted(set(numbers)):
+            ranges[number] = (at, at + structures[number].num_leaves)
+            at = ranges[number][1]
+        parts = [(structures[k], *ranges[k]) for k in numbers]
+        if isinstance(self.argnums, int):
+            structure = parts[0][0]
+            return lambda grads: unflatten(structure, grads)
+        return lambda grads: tuple(unflatten(structure, grads[lo:hi]) for structure, lo, hi in parts)
+
+    def _record(self, bound: Bound) -> Recorded:
         signature = bound.signature()
         with self._lock:
             found = self._recorded.get(signature)
@@ -86,7 +138,7 @@ class Transformed:
                 found = self._recorded[signature] = self._trace(bound, signature)
             return found
 
-    def _trace(self, bound: Bound, signature: Signature) -> _Recorded:
+    def _trace(self, bound: Bound, signature: Signature) -> Recorded:
         leaves = bound.leaves(signature)
         recorder = Recorder(leaves)
         args = unflatten(bound.structure, [recorder.argument(leaf) for leaf in leaves])
@@ -94,131 +146,45 @@ class Transformed:
         values, structure = flatten(result)
         arrays = [v if isinstance(v, np.ndarray) else np.array(v, object) for v in values]
         if self.returns != "jit":
-            self._demand_scalar(result, values)
+            self._demand_scalar(result)
         nodes = [recorder.node(v) for a in arrays for v in a.reshape(-1)]
-        if self.returns == "batch":
-            wrt = list(range(len(leaves), len(recorder.leaves)))
-        else:
-            wrt = self._differentiated(bound)
+        wrt = (list(range(len(leaves), len(recorder.leaves))) if self.returns == "batch"
+               else self._differentiated(bound))
         per_example = self.reduce is None and bound.n is not None
         program = Program(recorder.graph, recorder.leaves, nodes, recorder.checks, wrt, per_example, signature.dtype)
-        return _Recorded(program, recorder.captured, structure, [a.shape for a in arrays], {})
+        return Recorded(program, recorder.captured, structure, [a.shape for a in arrays], {})
 
-    def _demand_scalar(self, result: Any, values: list[Any]) -> None:
+    def _demand_scalar(self, result: Any) -> None:
         if isinstance(result, Value) or is_number(result) or (isinstance(result, np.ndarray) and result.shape == ()):
             return
         what = (f"an array of shape {result.shape}" if isinstance(result, np.ndarray)
                 else "nothing" if result is None else f"a {type(result).__name__}")
-        where = getattr(self.fun, "__code__", None)
-        place = None if where is None else f"{where.co_filename}:{where.co_firstlineno}, {self.__name__}"
+        code = getattr(self.fun, "__code__", None)
+        place = None if code is None else f"{code.co_filename}:{code.co_firstlineno}, {self.__name__}"
         raise errors.ShapeError(errors.explain(
             f"{self.__name__} must return one scalar, the loss of one example; it returned {what}.", place,
             "Return one number: index an array of one element ([0]), or sum up the terms."))
 
     def _differentiated(self, bound: Bound) -> list[int]:
-        wrt = []
-        for k, array in enumerate(bound.arrays):
-            if self._owner(bound, k) in [n % len(bound.structure.children()) for n in self._numbers]:
-                if array.dtype.kind != "f":
-                    raise errors.DtypeError(errors.explain(
-                        f"argument {bound.path(k)} has dtype {array.dtype} and cannot be differentiated.", None,
-                        "Pass floating-point numbers (3.0 instead of 3), or leave it out of argnums."))
-                wrt.append(k)
+        numbers = {k % len(bound.structure.children()) for k in self._numbers}
+        wrt = [k for k in range(len(bound.arrays)) if bound.owner(k) in numbers]
+        if self.returns == "jit":
+            return []
+        for k in wrt:
+            dtype = bound.arrays[k].dtype
+            if dtype.kind != "f":
+                raise errors.DtypeError(errors.explain(
+                    f"argument {bound.path(k)} has dtype {dtype} and cannot be differentiated.", None,
+                    "Pass floating-point numbers (3.0 instead of 3), or leave it out of argnums."))
         return wrt
 
-    @staticmethod
-    def _owner(bound: Bound, leaf: int) -> int:
-        for number, child in enumerate(bound.structure.children()):
-            if leaf < child.num_leaves:
-                return number
-            leaf -= child.num_leaves
-        raise AssertionError(leaf)
-
-    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
-        """Everything that is generated for these arguments: `.as_text(form)`, `.cost_analysis()`. Nothing is run."""
-        bound = self._bind(args, kwargs)
-        recorded = self._record(bound)
-        name, kernel = self._kernel(recorded, bound.n or 1)
-        return Lowered(recorded.program, name, kernel)
-
-    def _kernel(self, recorded: _Recorded, n: int) -> tuple[str, backends.Kernel]:
-        work = n * len(recorded.program.graph.nodes)
-        name = backends.resolve(self.device, work)
+    def _kernel(self, recorded: Recorded, n: int) -> tuple[str, backends.Kernel]:
+        name = backends.resolve(self.device, n * len(recorded.program.graph.nodes))
         with self._lock:
             kernel = recorded.kernels.get(name)
             if kernel is None:
                 kernel = recorded.kernels[name] = backends.kernel(recorded.program, name)
         return name, kernel
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = self._bind(args, kwargs)
-        recorded = self._record(bound)
-        program, n = recorded.program, bound.n or 1
-        _, kernel = self._kernel(recorded, n)
-        shared, batched = bound.packed(program.dtype, recorded.captured)
-        results = kernel(shared, batched, n)
-        if results[0][0] != 0:
-            debug.blame_check(program, shared, batched, n)
-        if debug.nans_are_errors():
-            debug.blame_nan(program, shared, batched, n, results)
-        return self._finish(recorded, bound, results, n)
-
-    def _finish(self, recorded: _Recorded, bound: Bound, results: list[npt.NDArray[Any]], n: int) -> Any:
-        program = recorded.program
-        divide = n if self.reduce == "mean" else 1
-        value = self._value(recorded, results[1], divide)
-        if self.returns == "jit":
-            return value
-        grads = [self._gradient(program, bound, leaf, g, divide)
-                 for leaf, g in zip(program.wrt, results[2:], strict=True)]
-        if self.returns == "batch":
-            return fused(value, recorded.captured, grads)
-        structures = bound.structure.children()
-        parts, at = {}, 0
-        for number in sorted({k % len(structures) for k in self._numbers}):
-            count = structures[number].num_leaves
-            parts[number] = unflatten(structures[number], grads[at:at + count])
-            at += count
-        assert self.argnums is not None
-        grad = (parts[self.argnums % len(structures)] if isinstance(self.argnums, int)
-                else tuple(parts[k % len(structures)] for k in self.argnums))
-        return grad if self.returns == "grad" else (value, grad)
-
-    def _value(self, recorded: _Recorded, found: npt.NDArray[Any], divide: int) -> Any:
-        dtype, per_example = recorded.program.dtype, recorded.program.per_example
-        flat = found if per_example else (found / divide if divide != 1 else found).astype(dtype)
-        parts, at = [], 0
-        for shape in recorded.shapes:
-            width = int(np.prod(shape, dtype=np.int64))
-            part = flat[..., at:at + width]
-            parts.append(np.ascontiguousarray(part).reshape(part.shape[:-1] + shape)[()])
-            at += width
-        return unflatten(recorded.result, parts)
-
-    def _gradient(self, program: Program, bound: Bound, number: int, found: npt.NDArray[Any], divide: int) -> Any:
-        leaf = program.leaves[number]
-        if divide != 1:
-            found = found / divide if leaf.shared else np.divide(found, divide, out=found)
-        if number >= len(bound.arrays):                   # a closed-over Value
-            return found[0]
-        dtype = bound.arrays[number].dtype
-        axis = bound.axes[number]
-        if axis is None:
-            lead = (len(found),) if program.per_example else ()
-            return found.astype(dtype, copy=False).reshape(lead + leaf.shape)[()]
-        rows = found.astype(dtype, copy=False).reshape((len(found), *leaf.shape))
-        return rows if axis == 0 else np.moveaxis(rows, 0, axis)
-
-
-def fused(value: Any, parents: Sequence[Value], grads: Sequence[Any]) -> Value:
-    """One Value for a whole kernel: its parents are the parameters, its derivative is already known."""
-    made = Value(value, parents, "fused")
-
-    def backward() -> None:
-        for parent, g in zip(parents, grads, strict=True):
-            parent.grad += made.grad * float(g)
-    made._backward = backward
-    return made
 
 
 def value_and_grad(fun: Callable[..., Any], argnums: Argnums = 0, in_axes: Any = None, reduce: str | None = "mean",
@@ -254,8 +220,7 @@ def jit(fun: Callable[..., Any], argnums: Argnums = 0, in_axes: Any = None, redu
 
     `argnums` only says which arguments are shared by default; see `value_and_grad`.
     """
-    made = Transformed(fun, argnums, in_axes, reduce, device, "jit")
-    return made
+    return Transformed(fun, argnums, in_axes, reduce, device, "jit")
 
 
 def batch(fun: Callable[..., Any], in_axes: Any = 0, reduce: str | None = "mean", device: str = "auto") -> Transformed:

@@ -18,10 +18,15 @@ NAMESPACE = "jitgrad"
 _KINDS = {"f": "real", "i": "int", "u": "int", "b": "bool"}
 _REGISTERED: set[type] = set()
 
+# Leaves whose class and shape say all that a call depends on; anything else is converted first.
+PLAIN = frozenset({np.ndarray, np.float64, np.float32, int, float, bool, Value})
+
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """The leaves of a pytree and its structure. Dataclasses are registered when they are first seen."""
     leaves, structure = optree.tree_flatten(tree, namespace=NAMESPACE)
+    if PLAIN.issuperset(map(type, leaves)):
+        return leaves, structure
     strange = {type(leaf) for leaf in leaves
                if dataclasses.is_dataclass(leaf) and type(leaf) not in _REGISTERED and not isinstance(leaf, type)}
     if not strange:
@@ -42,6 +47,12 @@ def _register(cls: type) -> None:
     optree.register_pytree_node(cls, lambda d: (tuple(getattr(d, n) for n in names), None, names), unflatten,
                                 namespace=NAMESPACE)
     _REGISTERED.add(cls)
+
+
+def key(leaves: Sequence[Any], structure: Any) -> Any:
+    """What two calls must have in common to share their checks: structure, and each leaf's dtype and shape."""
+    return (structure, *[(leaf.dtype, leaf.shape) if leaf.__class__ is np.ndarray else leaf.__class__
+                         for leaf in leaves])
 
 
 def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:
@@ -121,10 +132,11 @@ class Axes:
 
 
 class Bound:
-    """The arguments of one call: arrays, batch axes, the batch size."""
+    """The arguments of one call, checked: arrays, batch axes, the batch size (None where nothing is batched)."""
 
     def __init__(self, args: Sequence[Any], axes: Axes, names: Sequence[str]):
         given, structure = flatten(tuple(args))
+        self.given = given
         self.names, self.structure = names, structure
         self.axes = axes.of(args, structure)
         self.arrays = [as_array(leaf, lambda k=k: self.path(k)) for k, leaf in enumerate(given)]  # type: ignore[misc]
@@ -134,6 +146,14 @@ class Bound:
     def path(self, leaf: int) -> str:
         """How a leaf is written in Python."""
         return paths(self.structure, self.names)[leaf]
+
+    def owner(self, leaf: int) -> int:
+        """The number of the positional argument a leaf belongs to."""
+        for number, child in enumerate(self.structure.children()):
+            if leaf < child.num_leaves:
+                return number
+            leaf -= child.num_leaves
+        raise IndexError(leaf)
 
     def _batch_size(self) -> int | None:
         sizes: dict[int, int] = {}
@@ -162,9 +182,11 @@ class Bound:
         """What has to be recorded anew when it changes."""
         leaves = []
         for array, axis, weak in zip(self.arrays, self.axes, self.weak, strict=True):
-            shape = array.shape if axis is None else array.shape[:axis % array.ndim] + array.shape[axis % array.ndim + 1:]
+            shape = list(array.shape)
+            if axis is not None:
+                del shape[axis]
             strong = array.dtype.name if array.dtype.kind == "f" and not weak else ""
-            leaves.append((shape, _KINDS[array.dtype.kind], strong))
+            leaves.append((tuple(shape), _KINDS[array.dtype.kind], strong))
         return Signature(self.structure, self.axes, tuple(leaves))
 
     def leaves(self, signature: Signature) -> list[Leaf]:
@@ -176,16 +198,3 @@ class Bound:
             made.append(Leaf(path, shape, axis is None, kind, slot))
             slot += made[-1].width
         return made
-
-    def packed(self, dtype: np.dtype[Any], captured: Sequence[Value]) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-        """(all shared scalars in one vector, each batched leaf as a contiguous (n, width) array)."""
-        shared = [a.ravel() for a, axis in zip(self.arrays, self.axes, strict=True) if axis is None]
-        if captured:
-            shared.append(np.array([float(v.data) for v in captured]))
-        vector = np.concatenate(shared).astype(dtype, copy=False) if shared else np.zeros(0, dtype)
-        batched = []
-        for array, axis in zip(self.arrays, self.axes, strict=True):
-            if axis is not None:
-                rows = np.moveaxis(array, axis, 0)
-                batched.append(np.ascontiguousarray(rows, dtype).reshape(rows.shape[0], -1))
-        return vector, batched

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from jitgrad import errors
 from jitgrad.backends.interpret import InterpretKernel, run_tape
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Program, Results
 
 Array = npt.NDArray[Any]
 _NANS: ContextVar[bool] = ContextVar("jitgrad_debug_nans", default=False)
@@ -38,16 +38,16 @@ def blame_check(program: Program, shared: Array, batched: list[Array], n: int) -
     """Raise the error of the first check that fails, naming the first example that fails it."""
     for check in program.checks:
         one = Program(program.graph, program.leaves, [check.holds, check.shown], [], [], True, program.dtype)
-        _, found = InterpretKernel(one)(shared, batched, n)
+        (found,) = InterpretKernel(one)(shared, batched, n).examples
         bad = np.flatnonzero(found[:, 0] == 0)
         if len(bad):
             raise check.explain(int(bad[0]) if program.batched else None, float(found[bad[0], 1]))
     raise AssertionError("a kernel counted a failed check that the interpreter does not see")
 
 
-def blame_nan(program: Program, shared: Array, batched: list[Array], n: int, results: list[Array]) -> None:
+def blame_nan(program: Program, shared: Array, batched: list[Array], n: int, results: Results) -> None:
     """Raise NonFiniteError for the first operation whose operands are numbers and whose result is NaN."""
-    if not any(np.isnan(r).any() for r in results):
+    if not any(np.isnan(r).any() for r in (results.sums, *results.examples)):
         return
     tape, _ = program.rolled
     for lo in range(0, n, _SEARCH):

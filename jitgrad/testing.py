@@ -105,9 +105,9 @@ def _widened(args: Sequence[Any]) -> list[Any]:
 
 
 def _gradient_paths(step: Any, args: Sequence[Any], grads: Any, argnums: Argnums) -> list[str]:
-    bound = step._bind(tuple(args), {})
+    bound = step._bind(tuple(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
-    owners = [step._owner(bound, k) for k in range(len(bound.arrays))]
+    owners = [bound.owner(k) for k in range(len(bound.arrays))]
     return [f"∂/∂{bound.path(k)}" for n in numbers for k, owner in enumerate(owners) if owner == n % len(args)]
 
 
@@ -133,8 +133,8 @@ def _differences(fun: Callable[..., Any], args: Sequence[Any], argnums: Argnums,
     value = jit(fun, argnums, in_axes, reduce, "interpret")
     leaves, structure = flatten(list(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
-    bound = value._bind(tuple(args), {})
-    places = [k for n in numbers for k in range(len(leaves)) if value._owner(bound, k) == n % len(args)]
+    bound = value._bind(tuple(args))
+    places = [k for n in numbers for k in range(len(leaves)) if bound.owner(k) == n % len(args)]
     random = np.random.default_rng(seed)
     here = float(value(*args))
     found = []

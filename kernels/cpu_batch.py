@@ -5,8 +5,8 @@ rows of T neighbouring examples, runs the hole over it, adds the tile's contribu
 per-example results. The hole is the address of machine code that was generated for the program, so that the shells
 compile once for all programs, and numba keeps them on disk. The order of every sum depends on `lo` and `hi` alone.
 
-Arrays of differing width travel as addresses; `column_array` and `column_element` say which array and which of its
-columns a packed row is. The dtype of all numbers is that of `shared`.
+A column is one scalar of every example: a line (address of the first example's, stride in numbers). The dtype of all
+numbers is that of `shared`.
 """
 
 from __future__ import annotations
@@ -48,31 +48,27 @@ def _compile(function: Any) -> Any:
 
 
 @_compile
-def pack(tile: Any, rows: Any, arrays: Any, widths: Any, column_array: Any, column_element: Any, first: int,
-         count: int) -> None:
-    """tile[rows[c], k] = array[first + k, element] for each packed column c."""
+def pack(tile: Any, rows: Any, columns: Any, first: int, count: int) -> None:
+    """Gather tile[rows[c], k] = column c at example first + k."""
     for c in range(rows.size):
-        width = widths[column_array[c]]
-        source = nb.carray(_pointer(arrays[column_array[c]], tile), ((first + count) * width,))
-        at, row = first * width + column_element[c], rows[c]
-        if width == 1:
+        stride, row = columns[c, 1], rows[c]
+        source = nb.carray(_pointer(columns[c, 0], tile), ((first + count) * stride,))
+        if stride == 1:
             for k in range(count):
-                tile[row, k] = source[at + k]
+                tile[row, k] = source[first + k]
         else:
             for k in range(count):
-                tile[row, k] = source[at + k * width]
+                tile[row, k] = source[(first + k) * stride]
 
 
 @_compile
-def unpack(tile: Any, rows: Any, arrays: Any, widths: Any, column_array: Any, column_element: Any, first: int,
-           count: int) -> None:
-    """array[first + k, element] = tile[rows[c], k] for each per-example result c."""
+def unpack(tile: Any, rows: Any, columns: Any, first: int, count: int) -> None:
+    """Column c at example first + k = tile[rows[c], k]."""
     for c in range(rows.size):
-        width = widths[column_array[c]]
-        target = nb.carray(_pointer(arrays[column_array[c]], tile), ((first + count) * width,))
-        at, row = first * width + column_element[c], rows[c]
+        stride, row = columns[c, 1], rows[c]
+        target = nb.carray(_pointer(columns[c, 0], tile), ((first + count) * stride,))
         for k in range(count):
-            target[at + k * width] = tile[row, k]
+            target[(first + k) * stride] = tile[row, k]
 
 
 @_compile
@@ -86,26 +82,26 @@ def add_lanes(partial: Any, lanes: int, sums: Any) -> None:
 
 
 @_compile
-def run_body(body: int, lanes: int, tile: int, shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any,
-             out_arrays: Any, out_widths: Any, out_array: Any, out_element: Any, lo: int, hi: int, sums: Any) -> None:
+def run_body(body: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, lo: int, hi: int,
+             sums: Any) -> None:
     """The shell around a straight-line body.
 
     body(shared, inputs, outputs, partial, k, count): addresses of the shared numbers, the packed inputs (rows of `tile`
     examples), the per-example results (likewise) and the lane-wise partial sums; it handles examples k to k + lanes of
     the tile, of which those below `count` exist.
     """
-    inputs = np.empty((in_array.size, tile), shared.dtype)
-    outputs = np.empty((out_array.size, tile), shared.dtype)
-    in_rows, out_rows = np.arange(in_array.size), np.arange(out_array.size)
+    in_rows, out_rows = np.arange(in_columns.shape[0]), np.arange(out_columns.shape[0])
+    inputs = np.empty((in_rows.size, tile), shared.dtype)
+    outputs = np.empty((out_rows.size, tile), shared.dtype)
     partial = np.zeros(sums.size * lanes, shared.dtype)
     for first in range(lo, hi, tile):
         count = min(tile, hi - first)
-        pack(inputs, in_rows, arrays, widths, in_array, in_element, first, count)
+        pack(inputs, in_rows, in_columns, first, count)
         partial[:] = 0
         for k in range(0, count, lanes):
             _call(body, shared.ctypes.data, inputs.ctypes.data, outputs.ctypes.data, partial.ctypes.data, k, count)
         add_lanes(partial, lanes, sums)
-        unpack(outputs, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
+        unpack(outputs, out_rows, out_columns, first, count)
 
 
 @_compile
@@ -155,10 +151,9 @@ def add_rows(v: Any, rows: Any, count: int, lanes: int, sums: Any) -> None:
 
 
 @_compile
-def run_tape(step: int, lanes: int, tile: int, shared: Any, arrays: Any, widths: Any, in_array: Any, in_element: Any,
-             out_arrays: Any, out_widths: Any, out_array: Any, out_element: Any, lo: int, hi: int, sums: Any, size: int,
-             in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any,
-             shared_slots: Any, table: Any, operands: Any) -> None:
+def run_tape(step: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, lo: int, hi: int,
+             sums: Any, size: int, in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any,
+             shared_rows: Any, shared_slots: Any, table: Any, operands: Any) -> None:
     """The shell that interprets a tape.
 
     step(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
@@ -177,9 +172,9 @@ def run_tape(step: int, lanes: int, tile: int, shared: Any, arrays: Any, widths:
             run_instruction(step, v, table[t], operands)
     for first in range(lo, hi, tile):
         count = min(tile, hi - first)
-        pack(v, in_rows, arrays, widths, in_array, in_element, first, count)
+        pack(v, in_rows, in_columns, first, count)
         for t in range(table.shape[0]):
             if not table[t, 4]:
                 run_instruction(step, v, table[t], operands)
         add_rows(v, sum_rows, count, lanes, sums)
-        unpack(v, out_rows, out_arrays, out_widths, out_array, out_element, first, count)
+        unpack(v, out_rows, out_columns, first, count)

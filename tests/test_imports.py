@@ -22,7 +22,7 @@ LAYERS = [
     ["backends"],
     ["value"],
     ["trace", "arguments", "debug"],
-    ["functions", "losses", "nn", "api", "lowered", "optim", "ravel", "testing"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "optim", "ravel", "testing"],
     ["train", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]

@@ -1,8 +1,7 @@
 """Four backends behind one interface: give a program, get a kernel; call the kernel with arrays.
 
 A kernel is called as kernel(shared, batched, n): `shared` all shared scalars in one vector, `batched` one C-contiguous
-array (n, width) a batched leaf, both of the program's dtype; it returns one array an output of the program, float64 sums
-(width,) where the output is reduced and (n, width) elsewhere.
+array (n, width) a batched leaf, both of the program's dtype; it answers with the program's `Results`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import errors
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Program, Results
 
 # `auto` takes the GPU when there is one and a call does at least this many scalar operations: below it, copying the
 # batch and launching cost more than two CPU cores need for the work itself.
@@ -28,7 +27,7 @@ NAMES = ("cpu", "cuda", "interpret", "jax")
 class Kernel(Protocol):
     """A program made ready for one backend."""
 
-    def __call__(self, shared: npt.NDArray[Any], batched: list[npt.NDArray[Any]], n: int) -> list[npt.NDArray[Any]]:
+    def __call__(self, shared: npt.NDArray[Any], batched: list[npt.NDArray[Any]], n: int) -> Results:
         """Run the program over a batch of n examples."""
 
     def as_text(self, form: str) -> str | None:

@@ -16,7 +16,7 @@ from jitgrad.backends.native import Native
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_step, encode
 from jitgrad.compiler.graph import OPS
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.tape import Tape
 from jitgrad.kernels import cpu_batch
 
@@ -121,6 +121,23 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Columns:
+    """Which arrays' columns a shell reads or writes; `at(addresses)` is the table it takes (see kernels/cpu_batch.py)."""
+
+    def __init__(self, array: list[int], element: list[int], stride: list[int], dtype: np.dtype[Any]):
+        self._array = np.array(array, np.intp)
+        self._table = np.empty((len(array), 2), np.int64)
+        self._table[:, 0] = np.array(element, np.int64) * dtype.itemsize
+        self._table[:, 1] = stride
+
+    def at(self, arrays: list[Array]) -> npt.NDArray[np.int64]:
+        """The columns of these arrays, each (n, width) and contiguous."""
+        table = self._table.copy()
+        if len(arrays):
+            table[:, 0] += np.array([a.__array_interface__["data"][0] for a in arrays], np.int64)[self._array]
+        return table
+
+
 class CpuKernel:
     """A program on the CPU; compiled by its first call, for any batch size."""
 
@@ -130,11 +147,12 @@ class CpuKernel:
         self.plan = schedule.for_cpu(tape, program.dtype)
         places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
-        self._in_array = np.array([number[leaf.first] for leaf, _ in places], np.int64)
-        self._in_element = np.array([element for _, element in places], np.int64)
-        self._out_widths = np.array([len(r) for r in program.example_outputs], np.int64)
-        self._out_array = np.repeat(np.arange(len(self._out_widths)), self._out_widths)
-        self._out_element = np.concatenate([np.arange(w) for w in self._out_widths.tolist()] or [np.zeros(0, np.int64)])
+        self._inputs = _Columns([number[leaf.first] for leaf, _ in places], [element for _, element in places],
+                                [leaf.width for leaf, _ in places], program.dtype)
+        self._out_widths = [len(rows) for rows in program.example_outputs]
+        columns = [(k, element, width) for k, width in enumerate(self._out_widths) for element in range(width)]
+        self._outputs = _Columns(*([c[j] for c in columns] for j in range(3)), program.dtype)
+        self._operations = tape.operations()
         self._sum_rows = program.reduced_rows.astype(np.int64)
 
     @cached_property
@@ -148,6 +166,10 @@ class CpuKernel:
             return Native(module)
 
     @cached_property
+    def _address(self) -> int:
+        return self._code.address("jitgrad_body" if self.plan.fused else "jitgrad_step")
+
+    @cached_property
     def _tape_arguments(self) -> tuple[Any, ...]:
         tape, dtype = self.program.rolled[0], self.program.dtype
         shared = _shared_slots(tape, self.program)
@@ -156,35 +178,30 @@ class CpuKernel:
                 np.array(list(tape.constants), np.int64), np.array(list(tape.constants.values()), dtype),
                 np.array(list(shared), np.int64), np.array(list(shared.values()), np.int64), *encode(tape))
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> list[Array]:
-        program, dtype = self.program, self.program.dtype
-        ranges = schedule.chunks(n, self.plan.tile)
+    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
+        program, fused, lanes, tile = self.program, self.plan.fused, self.plan.lanes, self.plan.tile
+        results = [np.empty((n, width), program.dtype) for width in self._out_widths]
+        columns = (self._inputs.at(batched), self._outputs.at(results))
+        ranges = schedule.chunks(n, tile)
         sums = np.zeros((len(ranges), len(self._sum_rows)))
-        results = [np.empty((n, int(w)), dtype) for w in self._out_widths]
-        addresses = np.array([a.ctypes.data for a in batched], np.int64)
-        widths = np.array([leaf.width for leaf in program.batched], np.int64)
-        out_addresses = np.array([a.ctypes.data for a in results], np.int64)
-
-        fused, lanes, tile = self.plan.fused, self.plan.lanes, self.plan.tile
-        address = self._code.address("jitgrad_body" if fused else "jitgrad_step")
-        columns = (self._in_array, self._in_element, out_addresses, self._out_widths, self._out_array, self._out_element)
 
         def work(k: int) -> None:
             lo, hi = ranges[k]
             if fused:
-                cpu_batch.run_body(address, lanes, tile, shared, addresses, widths, *columns, lo, hi, sums[k])
+                cpu_batch.run_body(self._address, lanes, tile, shared, *columns, lo, hi, sums[k])
             else:
                 short = min(tile, lanes * -(-(hi - lo) // lanes))
-                cpu_batch.run_tape(address, lanes, short, shared, addresses, widths, *columns, lo, hi, sums[k],
-                                   *self._tape_arguments)
+                cpu_batch.run_tape(self._address, lanes, short, shared, *columns, lo, hi, sums[k], *self._tape_arguments)
 
         work(0)                             # numba compiles the shell here, if this is the first call of all
-        if len(ranges) > 1 and n * program.rolled[0].operations() > PARALLEL_WORK:
+        if len(ranges) == 1:
+            return Results(sums[0], results)
+        if n * self._operations > PARALLEL_WORK:
             list(_pool().map(work, range(1, len(ranges))))
         else:
             for k in range(1, len(ranges)):
                 work(k)
-        return program.collect(sums.sum(axis=0), results)
+        return Results(sums.sum(axis=0), results)
 
     def as_text(self, form: str) -> str | None:
         """"llvm": the emitted body (or the interpreter's step); "asm": the machine's code, compiling if need be."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.compiler.graph import OPS, Op, spelling_graph
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.tape import Instruction, Tape
 
 Array = npt.NDArray[Any]
@@ -94,7 +94,7 @@ class InterpretKernel:
     def __init__(self, program: Program):
         self.program = program
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> list[Array]:
+    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
         program = self.program
         tape, _ = program.rolled
         rows, parts = program.reduced_rows, program.example_outputs
@@ -108,7 +108,7 @@ class InterpretKernel:
                 sums += v[rows].sum(axis=1, dtype=np.float64)
             for out, r in zip(results, parts, strict=True):
                 out[lo:hi] = v[r].T
-        return program.collect(sums, results)
+        return Results(sums, results)
 
     def as_text(self, form: str) -> str | None:
         """Nothing is generated here: the tape is the program."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.compiler.graph import Op, live
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Program, Results
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +93,7 @@ class JaxKernel:
             return tuple(r.sum(axis=0) if reduced else r for r, reduced in zip(results, program.reduced, strict=True))
         return jax.jit(whole) if len(self.nodes) <= COMPILED_NODES else whole
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> list[Array]:
+    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
         program, arrays = self.program, iter(batched)
         with jax.enable_x64(program.dtype == np.float64):
             leaves = []
@@ -105,7 +105,9 @@ class JaxKernel:
                     leaves.append(jnp.asarray(next(arrays)))
             results = self._batch(*leaves)
             out = [np.array(r) for r in results]      # copies: JAX's own arrays cannot be written to
-        return [r.astype(np.float64) if reduced else r for r, reduced in zip(out, program.reduced, strict=True)]
+        sums = [r for r, reduced in zip(out, program.reduced, strict=True) if reduced]
+        return Results(np.concatenate(sums, dtype=np.float64),
+                       [r for r, reduced in zip(out, program.reduced, strict=True) if not reduced])
 
     def as_text(self, form: str) -> str | None:
         """"jaxpr": what JAX was asked to run, for a batch of two."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,16 @@ class Check:
     holds: Node
     shown: Node
     explain: Callable[[int | None, float], Exception]
+
+
+class Results(NamedTuple):
+    """What a kernel computed. The count of failed checks is sums[0].
+
+    sums: all reduced outputs, end to end, in float64; examples: an array (n, width) for each output that is not reduced
+    """
+
+    sums: npt.NDArray[np.float64]
+    examples: list[npt.NDArray[Any]]
 
 
 class Program:
@@ -103,16 +113,10 @@ class Program:
         """The rows of each per-example output."""
         return [rows for rows, reduced in zip(self.rolled[1], self.reduced, strict=True) if not reduced]
 
-    def collect(self, sums: npt.NDArray[np.float64], examples: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Results by output, from the float64 sums and the per-example arrays."""
-        results, at, arrays = [], 0, iter(examples)
-        for rows, reduced in zip(self.rolled[1], self.reduced, strict=True):
-            if reduced:
-                results.append(sums[at:at + len(rows)])
-                at += len(rows)
-            else:
-                results.append(next(arrays))
-        return results
+    @staticmethod
+    def collect(sums: npt.NDArray[np.float64], examples: list[npt.NDArray[Any]]) -> Results:
+        """What a kernel answers with."""
+        return Results(sums, examples)
 
 
 def _count_failures(graph: Graph, checks: Sequence[Check]) -> Node:
