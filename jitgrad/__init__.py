@@ -29,8 +29,11 @@ def __getattr__(name: str) -> Any:
         found = importlib.import_module(f"jitgrad.{module or name}")
         return found if module is None else getattr(found, name)
     if name == "__version__":
-        from importlib.metadata import version
-        return version("jitgrad")
+        from importlib.metadata import PackageNotFoundError, version
+        try:
+            return version("jitgrad")
+        except PackageNotFoundError:                   # a checkout that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'jitgrad' has no attribute {name!r}")
 
 

@@ -30,7 +30,7 @@ class Batches:
             raise ArgumentError(
                 explain(f"data must be a tuple of the objective's arguments after params, not {type(data).__name__}.",
                         None, "Write (X, Y), or (X,) for a single argument; the comma makes the tuple.")
-            )  # fmt: skip
+            )
         trees = tuple(_lists_as_arrays(tree) for tree in data)
         parameters, _ = flatten(params)
         _, structure = flatten((params, *trees))
@@ -53,7 +53,7 @@ class Batches:
                 raise ShapeError(
                     explain(f"An argument of shape {array.shape} has no axis {axis} to count examples along.", path,
                             "Give it a batch axis, or pass in_axes with None for what all examples share.")
-                )  # fmt: skip
+                )
             lengths.append((path, array.shape[axis]))
         if not lengths:
             raise ShapeError(
@@ -65,7 +65,7 @@ class Batches:
                 raise ShapeError(
                     explain(f"{first_path} has {first} examples but {path} has {length}.", path,
                             "Every batched argument needs the same number of examples.")
-                )  # fmt: skip
+                )
         if first == 0:
             raise DataError(explain("The data is empty: it has 0 examples.", first_path, "Pass at least one example."))
         return first
@@ -79,7 +79,7 @@ class Batches:
         order = generator.permutation(self.count)
         for start in range(0, self.count, batch_size):
             chosen = order[start : start + batch_size]
-            # Gathered batch by batch and not once an epoch: the copy is then still in the cache when the kernel reads it.
+            # Gathered batch by batch and not once an epoch: the kernel then finds the copy still in the cache.
             leaves = [
                 array if axis is None else array.take(chosen, axis)
                 for array, axis in zip(self._arrays, self._axes, strict=True)
@@ -108,12 +108,13 @@ def check_finite(array: Array, path: str, advice: str) -> None:
 def _check_array(array: Array, path: str) -> None:
     kind = array.dtype.kind
     if kind not in "fiub" or (kind == "f" and array.dtype.itemsize not in (4, 8)):
-        what = {"U": "text", "S": "bytes", "O": "Python objects", "c": "complex numbers", "M": "dates"}.get(kind, "others")
+        names = {"U": "text", "S": "bytes", "O": "Python objects", "c": "complex numbers", "M": "dates"}
+        what = names.get(kind, "other numbers")
         raise DtypeError(
             explain(f"Training data must be float32, float64, integers or bools; this argument holds {what} "
                     f"(dtype {array.dtype}).", path,
                     "Convert it, for example class names to integers 0, 1, 2, ... with numpy.unique.")
-        )  # fmt: skip
+        )
     check_finite(array, path, "Remove or fill such examples first, for example X[np.isfinite(X).all(axis=1)].")
 
 

@@ -64,15 +64,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 SeedOption = Annotated[int, typer.Option(min=0, help="Decides initial parameters and minibatches, not the split.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         import jitgrad
 
         typer.echo(f"jitgrad {jitgrad.__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Only the options that stand before a command."""
 
 
 @app.command()
@@ -100,7 +106,9 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data. Default: 100 for moons, 60 for digits, 50 for CSV.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step. Default: 50 for moons, else 64.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples per step. Default: 50 for moons, else 64.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Adam's.")] = 1e-2,
     seed: SeedOption = 0,
     dtype: Annotated[Dtype, typer.Option(help="Of parameters and inputs.")] = Dtype.FLOAT32,
@@ -111,11 +119,12 @@ def train(
                                          "result.json there. Default: write nothing."),
     ] = None,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Train a multilayer perceptron and measure it on a held-out fifth of the examples.
 
-    In a CSV file every feature must be a number. The target is a class if it holds text or at most 20 distinct integers,
-    and a number otherwise; --loss mse or huber makes it a number, the other losses a class. Columns are standardised.
+    In a CSV file every feature must be a number. The target is a class if it holds text or at most 20 distinct
+    integers, and a number otherwise; --loss mse or huber makes it a number, the other losses a class. Features, and a
+    target that is a number, are standardised.
 
     Examples:
 
@@ -159,8 +168,8 @@ def demo(
 ) -> None:
     """Train on two moons and on handwritten digits, and draw the losses and the decision boundary.
 
-    A 2-16-16-1 network with hinge loss, and a 64-32-10 network with cross-entropy on scikit-learn's 1,797 digits, of which
-    a fixed fifth is held out. Takes less than a minute on two cores.
+    A 2-16-16-1 network with hinge loss, and a 64-32-10 network with cross-entropy on scikit-learn's 1,797 digits, of
+    which a fixed fifth is held out. Takes less than a minute on two cores.
     """
     with _reporting(False):
         from jitgrad import data, recipes
@@ -180,6 +189,7 @@ def check(
     ] = None,
     reduce: Annotated[str, typer.Option(help="How examples combine: mean or sum.")] = "mean",
     seed: Annotated[int, typer.Option(min=0, help="Of the random arguments.")] = 0,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Compare a function's value and gradients with JAX in float64 and with central differences.
@@ -203,7 +213,13 @@ def check(
 
         subject = discover.find(target, None if argnums is None else _numbers(argnums, "--argnums", 0), seed)
         report = check_grads(
-            subject.function, subject.args, argnums=subject.argnums, in_axes=subject.in_axes, reduce=reduce
+            subject.function,
+            subject.args,
+            argnums=subject.argnums,
+            in_axes=subject.in_axes,
+            reduce=reduce,
+            device=device,
+            seed=seed,
         )
         if as_json:
             _print_json({"ok": True, "target": target, "arguments": subject.origin, "report": str(report)})
@@ -286,8 +302,8 @@ def _print_training(training: Training, files: list[str]) -> None:
         epoch = result.history[number - 1]
         table.add_row(str(number), f"{epoch.loss:.5f}", f"{epoch.examples_per_second:,.0f}")
     console.print(table)
-    for name, number in training.metrics.items():
-        text = f"{number:.1%}" if name.endswith("accuracy") else f"{number:.4g}"
+    for name, metric in training.metrics.items():
+        text = f"{metric:.1%}" if name.endswith("accuracy") else f"{metric:.4g}"
         console.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {text}")
     console.print(
         f"{result.steps} steps in {result.seconds:.2f} s, compilation included; "

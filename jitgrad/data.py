@@ -61,9 +61,9 @@ def load_moons(n: int = 1000, noise: float = 0.15, seed: int = 0, held_out: floa
     raises: ArgumentError
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 10:
-        raise ArgumentError(explain("load_moons needs an int n of at least 10.", f"n={n!r}", "Pass for example n=1000."))
+        raise ArgumentError(explain("load_moons needs an int n of at least 10.", f"n={n!r}", "Pass n=1000, say."))
     if not (isinstance(noise, (int, float)) and 0.0 <= noise < math.inf):
-        raise ArgumentError(explain("noise must be a finite number >= 0.", f"noise={noise!r}", "Pass for example 0.15."))
+        raise ArgumentError(explain("noise must be a finite number >= 0.", f"noise={noise!r}", "Pass 0.15, say."))
     from sklearn.datasets import make_moons  # a second of import that other data sets need not pay
 
     inputs, half = make_moons(n_samples=int(n), noise=float(noise), random_state=_seed(seed))
@@ -126,8 +126,8 @@ def load_csv(
         regression target too; a constant column is only centred
     held_out: the fraction of rows kept for testing, stratified by class; 0 keeps none
     returns: `Dataset`; classes are numbered in ascending order of the integers or in alphabetical order of the names
-    raises: DataError naming line and column: no file, no header, a missing cell, text in a feature column, a ragged row,
-        an unknown column, a single class; ArgumentError for a bad option
+    raises: DataError naming line and column: no file, no header, a missing cell, text in a feature column, a ragged
+        row, an unknown column, a single class; ArgumentError for a bad option
     """
     if task not in ("auto", "classification", "regression"):
         raise ArgumentError(
@@ -142,7 +142,7 @@ def load_csv(
         raise DataError(
             explain("The features must be distinct columns other than the target.", f"{name}: {', '.join(wanted)}",
                     f"The target is {target!r}; the columns are: {', '.join(header)}.")
-        )  # fmt: skip
+        )
     inputs = np.empty((len(rows), len(wanted)))
     for j, column in enumerate(wanted):
         at = header.index(column)
@@ -200,7 +200,7 @@ def _read(name: str, delimiter: str) -> tuple[list[str], list[tuple[int, list[st
         raise DataError(
             explain("The first line holds numbers where the column names should be.", f"{name}:1",
                     "Add a header line that names the columns.")
-        )  # fmt: skip
+        )
     for column, cell in enumerate(header, 1):
         if not cell or header.index(cell) != column - 1:
             what = f"is a second {cell!r}" if cell else "has no name"
@@ -210,7 +210,7 @@ def _read(name: str, delimiter: str) -> tuple[list[str], list[tuple[int, list[st
             raise DataError(
                 explain(f"Line {line} has {len(cells)} cells where the header has {len(header)}.", f"{name}:{line}",
                         "Quote cells that contain the delimiter, and fill or remove short rows.")
-            )  # fmt: skip
+            )
     if len(rows) < 3:
         raise DataError(explain("The file has fewer than two rows of data.", name, "Add rows below the header line."))
     return header, rows[1:]
@@ -223,7 +223,7 @@ def _known(name: str, header: list[str], wanted: Sequence[str], option: str) -> 
             raise DataError(
                 explain(f"There is no column {column!r} to use as {option}.", f"{name}:1",
                         f"The columns are: {', '.join(header)}.{hint}")
-            )  # fmt: skip
+            )
 
 
 def _is_number(text: str) -> bool:
@@ -239,13 +239,14 @@ def _number(text: str, name: str, line: int, column: str) -> float:
     where = f"{name}:{line}: column {column!r}"
     if text.strip().lower() in _MISSING:
         raise DataError(
-            explain(f"Line {line} has no value in column {column!r}.", where, "Fill the missing cell, or remove the row.")
+            explain(f"Line {line} has no value in column {column!r}.", where,
+                    "Fill the missing cell, or remove the row.")
         )
     if not _is_number(text):
         raise DataError(
             explain(f"Line {line} has {text.strip()!r} in the numeric column {column!r}.", where,
                     "Encode text as numbers, or leave the column out through `features`.")
-        )  # fmt: skip
+        )
     number = float(text)
     if not math.isfinite(number):
         raise DataError(explain(f"Line {line} has {text.strip()} in column {column!r}.", where, "Use finite numbers."))
@@ -279,7 +280,7 @@ def _targets(cells: list[tuple[int, str]], name: str, column: str, task: str) ->
         raise DataError(
             explain(f"Every row has the same class {classes[0]!r}.", f"{name}: column {column!r}",
                     "Classification needs at least two classes.")
-        )  # fmt: skip
+        )
     return indices.astype(np.int64), classes
 
 
@@ -296,19 +297,20 @@ def _split(targets: Array, held_out: float, seed: int, *, stratify: bool) -> tup
         raise ArgumentError(
             explain("held_out is the fraction of rows kept for testing.", f"held_out={held_out!r}",
                     "It must be at least 0 and below 1.")
-        )  # fmt: skip
+        )
     generator = np.random.default_rng(_seed(seed))
-    groups = [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratify else [np.arange(len(targets))]
+    rows = np.arange(len(targets))
+    groups = [np.flatnonzero(targets == value) for value in np.unique(targets)] if stratify else [rows]
     test: list[Array] = []
     for group in groups:
         # Training keeps at least one example of every class.
         count = min(round(held_out * len(group)), len(group) - 1)
         test.append(generator.permutation(group)[:count])
     held = np.sort(np.concatenate(test))
-    return np.setdiff1d(np.arange(len(targets)), held), held
+    return np.setdiff1d(rows, held), held
 
 
 def _seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ArgumentError(explain("seed must be an int from 0 to 2**32 - 1.", f"seed={seed!r}", "Pass for example 0."))
+        raise ArgumentError(explain("seed must be an int from 0 to 2**32 - 1.", f"seed={seed!r}", "Pass 0, say."))
     return int(seed)

@@ -58,7 +58,8 @@ def find(target: str, argnums: tuple[int, ...] | None = None, seed: int = 0) -> 
             if inspect.isfunction(found) and found.__module__ == module.__name__ and not key.startswith("_")
         ]
         raise ArgumentError(
-            explain(f"There is no function {name!r} in the file.", path, f"It defines: {', '.join(functions) or 'none'}.")
+            explain(f"There is no function {name!r} in the file.", path,
+                    f"It defines: {', '.join(functions) or 'none'}.")
         )
     for origin in (f"{name}_args", "example_args"):
         if not hasattr(module, origin):
@@ -70,7 +71,7 @@ def find(target: str, argnums: tuple[int, ...] | None = None, seed: int = 0) -> 
             raise ArgumentError(
                 explain(f"{origin} must be a tuple, or a function that returns one, not {type(args).__name__}.", path,
                         f"Write {origin} = (params, X, Y), with the batched arrays that you would train on.")
-            )  # fmt: skip
+            )
         chosen: int | tuple[int, ...] = 0 if argnums is None else argnums
         return Subject(function, args, chosen, None, f"{os.path.basename(path)}: {origin}")
     count = _scalar_parameters(function, path, name)
@@ -99,23 +100,20 @@ def _scalar_parameters(function: Callable[..., Any], path: str, name: str) -> in
 def _load(path: str) -> ModuleType:
     if not os.path.isfile(path):
         raise ArgumentError(explain("There is no such file.", path, "Write FILE:FUNCTION, for example model.py:loss."))
-    name = os.path.splitext(os.path.basename(path))[0]
+    # Under a name of its own, so that a file called json.py takes no other module's place.
+    name = f"jitgrad_check_{os.path.splitext(os.path.basename(path))[0]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(explain("The file is not a Python module.", path, "Its name must end in .py."))
     module = importlib.util.module_from_spec(spec)
     # As when Python runs the file: its neighbours can be imported, and dataclasses find their module.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    hidden = sys.modules.get(name)
     sys.modules[name] = module
     loader = spec.loader
     try:
         _guarded(lambda: loader.exec_module(module), path, "importing it")
     except BaseException:
-        if hidden is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = hidden
+        del sys.modules[name]
         raise
     finally:
         sys.path.pop(0)
@@ -136,5 +134,6 @@ def _guarded(action: Callable[[], Any], path: str, doing: str) -> Any:
         ]
         where = f"{path}:{frames[-1].lineno}:  {frames[-1].line}" if frames else path
         raise ArgumentError(
-            explain(f"The file failed while {doing}: {type(error).__name__}: {error}", where, "Fix the file and try again.")
+            explain(f"The file failed while {doing}: {type(error).__name__}: {error}", where,
+                    "Fix the file and try again.")
         ) from error

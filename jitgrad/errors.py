@@ -49,7 +49,7 @@ class DeviceError(JitgradError, RuntimeError):
 
 
 class NonFiniteError(JitgradError, FloatingPointError):
-    """Under `debug_nans`, the operation that made the first NaN."""
+    """A NaN or infinity: the operation that made it (under `debug_nans`), or the training step that met it."""
 
 
 class GradientError(JitgradError, AssertionError):

@@ -65,7 +65,7 @@ class AdamState(NamedTuple):
 def sgd(
     learning_rate: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> Optimizer:
-    """Stochastic gradient descent (Sutskever et al. 2013, in PyTorch's form: the learning rate is outside the velocity).
+    """Stochastic gradient descent (Sutskever et al. 2013, as in PyTorch: the learning rate is outside the velocity).
 
         g <- g + weight_decay * p
         v <- momentum * v + g                       v starts at zero
@@ -148,15 +148,16 @@ def _adam(
         means = spec.flatten_up_to(state.mean)
         squares = spec.flatten_up_to(state.square)
         t = int(state.step) + 1
-        step_size = learning_rate / (1.0 - b1**t)
-        square_scale = math.sqrt(1.0 - b2**t)
+        correction = math.sqrt(1.0 - b2**t)
+        step_size = learning_rate * correction / (1.0 - b1**t)
         keep = 1.0 - learning_rate * weight_decay
         new: list[Leaf] = []
         for i, (leaf, g) in enumerate(zip(leaves, gradients, strict=True)):
             means[i] = np.asarray(b1 * means[i] + (1.0 - b1) * g)
             squares[i] = np.asarray(b2 * squares[i] + (1.0 - b2) * (g * g))
-            # The scalars of the formula are folded together: each one saved is a pass over the array.
-            direction = step_size * means[i] / (np.sqrt(squares[i]) / square_scale + eps)
+            # The formula's fraction times correction / correction: the scalars then cost two passes and not four.
+            direction = means[i] / (np.sqrt(squares[i]) + eps * correction)
+            direction *= step_size
             new.append(_like(leaf, (leaf * keep if weight_decay else leaf) - direction))
         return unflatten(spec, new), AdamState(t, unflatten(spec, means), unflatten(spec, squares))
 
@@ -208,7 +209,7 @@ def _matching(grads: Tree, leaves: Sequence[Leaf], spec: Structure) -> list[Leaf
         raise ShapeError(
             explain("The gradients do not have the structure of params.", f"{found} is not {spec}",
                     "Pass the gradients that value_and_grad returned for these params.")
-        )  # fmt: skip
+        )
     for position, (leaf, g) in enumerate(zip(leaves, gradients, strict=True)):
         # Unequal shapes would otherwise broadcast and silently grow the parameter.
         if np.shape(g) != np.shape(leaf):

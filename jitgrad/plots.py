@@ -43,7 +43,7 @@ def loss_curve(history: Sequence[Epoch] | Sequence[float], path: Path, title: st
     axes.annotate(
         f"{losses[-1]:.4g}", (1.0, losses[-1]), xycoords=("axes fraction", "data"), xytext=(5, 0),
         textcoords="offset points", va="center", color=_BLUE,
-    )  # fmt: skip
+    )
     axes.set(title=title, xlabel="epoch", ylabel="mean loss per example")
     axes.grid(True, which="both", alpha=0.25)
     _write(figure, path)
@@ -83,7 +83,8 @@ def decision_boundary(
     scores = np.asarray(predict(points), dtype=np.float64)
     if scores.shape != (len(points),):
         raise ShapeError(
-            explain(f"predict returned shape {scores.shape} for {len(points)} points.", None, "Return one score a point.")
+            explain(f"predict returned shape {scores.shape} for {len(points)} points.", None,
+                    "Return one score a point.")
         )
     # The margins of a hinge loss lie at -1 and +1: within them the colour shows how sure the model is.
     surface = np.clip(scores, -2.0, 2.0).reshape(x1.shape)

@@ -1,4 +1,4 @@
-"""A pytree of parameters laid out in one flat vector per dtype, so that an optimizer step is a handful of NumPy calls."""
+"""A pytree of parameters laid out in one flat vector per dtype, so that an optimizer step is a few NumPy calls."""
 
 from __future__ import annotations
 

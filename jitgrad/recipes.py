@@ -7,6 +7,8 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,11 +113,8 @@ class Training:
             self._write_boundary(name("boundary.png"))
         params = io.BytesIO()
         np.savez(params, **self.result.params)
-        with open(name("params.npz"), "wb") as file:
-            file.write(params.getvalue())
-        text = json.dumps(self.as_json(), indent=2)
-        with open(name("result.json"), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        Path(name("params.npz")).write_bytes(params.getvalue())
+        Path(name("result.json")).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
         return names
 
     def _write_boundary(self, path: str) -> None:
@@ -180,10 +179,10 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None) -> Train
 
 
 def initial_parameters(layers: tuple[int, ...], seed: int, dtype: npt.DTypeLike) -> Params:
-    """W1 (layers[1], layers[0]), b1 (layers[1],), ...: normal weights of variance 1 / inputs (LeCun 1998), zero biases."""
+    """W1 (layers[1], layers[0]), b1 (layers[1],), ...: weights normal of variance 1 / inputs (LeCun 1998), biases zero."""
     generator = np.random.default_rng(seed)
     params: Params = {}
-    for number, (inputs, outputs) in enumerate(zip(layers, layers[1:], strict=False), 1):
+    for number, (inputs, outputs) in enumerate(pairwise(layers), 1):
         params[f"W{number}"] = (generator.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(dtype)
         params[f"b{number}"] = np.zeros(outputs, dtype)
     return params
@@ -211,7 +210,7 @@ def _loss_for(dataset: Dataset, loss: str) -> str:
         raise ArgumentError(
             explain(f"The target of {dataset.name} {what}, which {loss} cannot fit.", f"loss={loss!r}",
                     f"Choose from: auto, {', '.join(fitting)}.")
-        )  # fmt: skip
+        )
     return loss
 
 

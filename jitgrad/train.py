@@ -113,14 +113,14 @@ def fit(
         raise ArgumentError(
             explain("fit minimises one number, so reduce must be 'mean' or 'sum'.", f"reduce={reduce!r}",
                     "For one parameter set per example, batch params through in_axes and use reduce='sum'.")
-        )  # fmt: skip
+        )
     generator = _generator(seed)
     optimizer = optim.adam(1e-2) if optimizer is None else optimizer
     if not isinstance(optimizer, optim.Optimizer):
         raise ArgumentError(
             explain("optimizer must be an optim.Optimizer.", f"optimizer={optimizer!r}",
                     "Write for example optim.adam(1e-2), or build one with optim.Optimizer(init, update).")
-        )  # fmt: skip
+        )
     batches = Batches(params, data, in_axes)
     if batch_size is not None and batch_size >= batches.count:
         batch_size = None
@@ -128,7 +128,7 @@ def fit(
         raise ArgumentError(
             explain("Parameters with a batch axis cannot be trained in minibatches.",
                     f"in_axes={in_axes!r}, batch_size={batch_size}", "Leave batch_size out.")
-        )  # fmt: skip
+        )
     trainer = _Trainer(optimizer, params)
     step = value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device)
 

@@ -1,0 +1,230 @@
+"""Data sets: what they hold, how they are split, and every way a CSV file can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jitgrad import data
+from jitgrad.errors import ArgumentError, DataError
+
+
+def rows_of(dataset: data.Dataset) -> np.ndarray:
+    """All inputs, the training part first."""
+    return np.concatenate([dataset.train[0], dataset.test[0]])
+
+
+# --- moons and digits --------------------------------------------------------------------------------------------------
+
+
+def test_moons_are_scikit_learns_with_labels_for_a_hinge():
+    from sklearn.datasets import make_moons
+
+    moons = data.load_moons(n=100, noise=0.1, seed=3)
+    inputs, half = make_moons(n_samples=100, noise=0.1, random_state=3)
+    expected = {tuple(x): 2 * h - 1 for x, h in zip(inputs.tolist(), half.tolist(), strict=True)}
+    for x, y in zip(rows_of(moons).tolist(), np.concatenate([moons.train[1], moons.test[1]]).tolist(), strict=True):
+        assert expected.pop(tuple(x)) == y
+    assert not expected
+    assert (len(moons.train[1]), len(moons.test[1])) == (80, 20)
+    assert moons.train[1].dtype == np.int64
+    assert "100" not in repr(moons)
+    assert "80 training and 20 held-out" in repr(moons)
+
+
+@pytest.mark.parametrize("options", [{"n": 9}, {"n": 20.0}, {"n": True}, {"noise": -0.1}, {"noise": np.inf},
+                                     {"seed": -1}, {"held_out": 1.0}, {"held_out": "a fifth"}])  # fmt: skip
+def test_moons_refuse_options_out_of_range(options: dict[str, Any]):
+    (name, value), = options.items()
+    with pytest.raises(ArgumentError) as caught:
+        data.load_moons(**options)
+    assert f"{name}={value!r}" in str(caught.value)
+
+
+def test_digits_are_the_1797_scaled_to_one():
+    digits = data.load_digits()
+    (inputs, targets), (held_inputs, held_targets) = digits.train, digits.test
+    assert (inputs.shape, held_inputs.shape) == ((1438, 64), (359, 64))
+    assert (inputs.min(), inputs.max()) == (0.0, 1.0)
+    assert inputs.dtype == np.float64
+    assert digits.classes == tuple("0123456789")
+    assert set(targets.tolist()) == set(range(10))
+    # The first image of scikit-learn's file is a zero; it is in one part, with its label.
+    from sklearn.datasets import load_digits
+
+    first = load_digits().data[0] / 16
+    everything = np.concatenate([targets, held_targets])
+    assert everything[(rows_of(digits) == first).all(axis=1)].tolist() == [0]
+
+
+def test_a_split_is_fixed_stratified_and_a_partition():
+    one, same, other = data.load_digits(), data.load_digits(), data.load_digits(seed=9)
+    np.testing.assert_array_equal(one.test[0], same.test[0])
+    assert not np.array_equal(one.test[0], other.test[0])
+    everything = {row.tobytes() for row in rows_of(one)}
+    assert everything == {row.tobytes() for row in rows_of(other)}
+    assert len(everything) == 1797
+    for digit in range(10):
+        held, kept = (int((part[1] == digit).sum()) for part in (one.test, one.train))
+        assert abs(held - 0.2 * (held + kept)) <= 0.5
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.0, 0.99), st.integers(0, 2**32 - 1), st.booleans()
+)
+def test_splits_of_any_labels_are_partitions(labels: list[int], held_out: float, seed: int, stratify: bool):
+    targets = np.array(labels)
+    train, test = data._split(targets, held_out, seed, stratify=stratify)
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(labels)))
+    assert len(train) >= 1
+    if stratify:
+        assert set(targets[train].tolist()) == set(labels)
+
+
+# --- CSV files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(text: str | bytes, name: str = "table.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+HOUSES = "rooms, size ,price\n" + "".join(f"{r},{s}e1,{100 * r + s / 7}\n" for r in range(1, 6) for s in range(4))
+
+
+def test_a_regression_table_is_standardised_by_its_training_rows(write: Any):
+    path = write(HOUSES)
+    table = data.load_csv(path, "price")
+    assert (table.features, table.classes, table.name) == (("rooms", "size"), (), "table.csv")
+    inputs, targets = table.train
+    assert (len(targets), len(table.test[1])) == (16, 4)
+    np.testing.assert_allclose(inputs.mean(axis=0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(inputs.std(axis=0), 1.0)
+    np.testing.assert_allclose([targets.mean(), targets.std()], [0.0, 1.0], atol=1e-12)
+    # Undoing it gives the file's numbers, in the held-out rows as well.
+    for x, y in (table.train, table.test):
+        rooms, size = (x * table.std + table.mean).T
+        np.testing.assert_allclose(y * table.target_std + table.target_mean, 100 * rooms + size / 70)
+    raw = data.load_csv(path, "price", standardise=False)
+    np.testing.assert_allclose(raw.test[0], table.test[0] * table.std + table.mean)
+    assert (raw.mean.tolist(), raw.std.tolist(), raw.target_std) == ([0.0, 0.0], [1.0, 1.0], 1.0)
+
+
+def test_a_constant_column_is_centred_and_stays_finite(write: Any):
+    table = data.load_csv(write("a,b,y\n" + "0.1,%d,%d.5\n" * 6 % tuple(range(12))), "y")
+    np.testing.assert_allclose(rows_of(table)[:, 0], 0.0, atol=1e-15)
+    assert table.std[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["cat", "dog", "cat", "ant"], ("ant", "cat", "dog")),
+        (["10", "9", "10", "9"], ("9", "10")),  # by number, not by letter
+        (["1", "-1", "1.0", "-1"], ("-1", "1")),
+        (["0", "1", "unknown", "1"], ("0", "1", "unknown")),
+        (["yes", "no", " yes ", "no"], ("no", "yes")),
+        (["0.5", "1.5", "0.5", "1.5"], ()),
+        ([str(k) for k in range(20)], tuple(str(k) for k in range(20))),
+        ([str(k) for k in range(21)], ()),
+    ],
+)
+def test_the_target_decides_between_classes_and_numbers(write: Any, cells: list[str], classes: tuple[str, ...]):
+    path = write("x,y\n" + "".join(f"{k},{cell}\n" for k, cell in enumerate(cells)))
+    table = data.load_csv(path, "y", held_out=0.0, standardise=False)
+    assert table.classes == classes
+    inputs, targets = table.train
+    if classes:
+        assert targets.dtype == np.int64
+        names = [cell.strip().removesuffix(".0") for cell in cells]
+        assert [classes[k] for k in targets.tolist()] == [names[int(x)] for x in inputs[:, 0]]
+    else:
+        assert targets.tolist() == [float(cell) for cell in cells]
+    assert table.test[0].shape == (0, 1)
+
+
+def test_the_task_can_be_said(write: Any):
+    path = write("x,y\n1,0\n2,1\n3,2\n4,1\n")
+    assert data.load_csv(path, "y", task="regression").classes == ()
+    assert data.load_csv(write("x,y\n1,0.5\n2,1.5\n3,0.5\n"), "y", task="classification").classes == ("0.5", "1.5")
+    with pytest.raises(ArgumentError, match="task='ranking'"):
+        data.load_csv(path, "y", task="ranking")
+
+
+def test_columns_can_be_chosen_and_others_may_then_hold_anything(write: Any):
+    path = write("id,a,b,y\nx1,1,,0.5\nx2,2,oops,1.5\nx3,3,7,2.5\n")
+    table = data.load_csv(path, "y", features=["a"], standardise=False, held_out=0)
+    assert table.features == ("a",)
+    assert table.train[0].tolist() == [[1.0], [2.0], [3.0]]
+
+
+def test_dialects_of_csv(write: Any):
+    expected = data.load_csv(write("a,y\n1,0.5\n2,1.5\n"), "y", held_out=0).train
+    for text, delimiter in [
+        (b"\xef\xbb\xbfa,y\r\n1,0.5\r\n2,1.5\r\n", ","),  # as Excel writes it
+        ('"a","y"\n"1","0.5"\n\n2,1.5', ","),
+        ("a;y\n1;0.5\n2;1.5\n", ";"),
+        ("a\ty\n1\t 0.5\n 2\t1.5e0\n", "\t"),
+    ]:
+        found = data.load_csv(write(text), "y", delimiter=delimiter, held_out=0).train
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ["empty"]),
+        ("a,y\n", ["fewer than two rows"]),
+        ("a,y\n1,2.5\n", ["fewer than two rows"]),
+        ("a,y\n1,2.5\n3,\n", ["table.csv:3", "Line 3", "column 'y'", "no value"]),
+        ("a,y\n1,2.5\n ,4.5\n", ["table.csv:3", "Line 3", "column 'a'", "no value"]),
+        ("a,y\n1,2.5\nNA,4.5\n", ["Line 3", "column 'a'", "no value"]),
+        ("a,y\n1,2.5\n3,nan\n", ["Line 3", "column 'y'", "no value"]),
+        ("a,y\n1,2.5\n\n\ntwo,4.5\n", ["table.csv:5", "Line 5", "'two'", "column 'a'"]),
+        ("a,y\n1,2.5\n1_000,4.5\n", ["Line 3", "'1_000'", "column 'a'"]),
+        ("a,y\n1,2.5\n-inf,4.5\n", ["Line 3", "-inf", "column 'a'"]),
+        ("a,y\n1,2.5\n2,3.5\n3,4,5\n", ["table.csv:4", "Line 4 has 3 cells", "header has 2"]),
+        ("a,y\n1,2.5\n2\n", ["Line 3 has 1 cells", "header has 2"]),
+        ("a,y\n1,2.5\n2,oops\n3,4.5\n", ["Line 3", "'oops'", "column 'y'"]),
+        ("1,2.5\n2,3.5\n3,4.5\n", ["first line holds numbers", "header"]),
+        ("a,a,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 is a second 'a'"]),
+        ("a,,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 has no name"]),
+        ("a,price\n1,2.5\n2,4.5\n", ["no column 'y'", "target", "a, price"]),
+        ("a;y\n1;2.5\n2;4.5\n", ["no column 'y'", "delimiter"]),
+        ("y\n2.5\n4.5\n", ["distinct columns other than the target"]),
+        ("a,y\n1,cat\n2,cat\n", ["same class 'cat'", "two classes"]),
+        ('a,y\n1,2.5\n"2,4.5\n', ["well-formed"]),
+        (b"a,y\n1,2.5\n2,caf\xe9\n", ["UTF-8"]),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_says_where(write: Any, text: str | bytes, says: list[str]):
+    with pytest.raises(DataError) as caught:
+        data.load_csv(write(text), "y")
+    for part in says:
+        assert part in str(caught.value)
+
+
+def test_wrong_files_and_options(write: Any, tmp_path: Path):
+    with pytest.raises(DataError, match="No such file"):
+        data.load_csv(tmp_path / "absent.csv", "y")
+    with pytest.raises(DataError, match="directory"):
+        data.load_csv(tmp_path, "y")
+    path = write("a,b,y\n1,2,2.5\n2,3,4.5\n")
+    with pytest.raises(DataError, match=r"no column 'c' to use as features"):
+        data.load_csv(path, "y", features=["a", "c"])
+    for features in ([], ["a", "a"], ["a", "y"]):
+        with pytest.raises(DataError, match="distinct columns"):
+            data.load_csv(path, "y", features=features)
+    with pytest.raises(ArgumentError, match="delimiter=';;'"):
+        data.load_csv(path, "y", delimiter=";;")
