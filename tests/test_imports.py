@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. A module may import from its own row and from the rows above it. A package stands for all its modules.
 LAYERS = [
     ["errors"],
-    ["compiler"],
     ["kernels"],
+    ["compiler"],
     ["backends"],
     ["value"],
     ["trace", "arguments", "debug"],

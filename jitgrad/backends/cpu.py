@@ -29,6 +29,8 @@ PARALLEL_WORK = 200_000
 class _TileSink:
     """A body's inputs and results on the CPU: packed tiles, and one vector of partial sums for each reduced row."""
 
+    anew = ()
+
     def __init__(self, emitter: Emitter, tape: Tape, program: Program, tile: int, args: tuple[ir.Value, ...]):
         self.emitter, self.tile = emitter, tile
         self.shared, self.inputs, self.outputs, self.partial, self.k, count = args

@@ -8,7 +8,7 @@ what fills it. No fast-math flags: a kernel computes what the graph says, bit fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -18,12 +18,10 @@ from llvmlite import ir
 
 from jitgrad.compiler.graph import OPS, Op, spelling_graph
 from jitgrad.compiler.tape import Tape
+from jitgrad.kernels import vector_math
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 FLOAT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-
-# LLVM has vector forms of these C functions; the others are called lane by lane.
-LLVM_INTRINSICS = frozenset({"sqrt", "fabs", "exp", "log", "sin", "cos", "pow", "tanh"})
 
 
 class Emitter:
@@ -99,6 +97,8 @@ class Emitter:
             # NVVM joins a product and a sum into one rounding, unless the product says how it rounds.
             kind = "f" if self.dtype.itemsize == 4 else "d"
             return self.builder.call(self._declare(f"llvm.nvvm.mul.rn.{kind}", self.real, 2), args)
+        if op.spelling == "fneg" and self.target == "cuda":
+            return self.builder.fsub(self.constant(-0.0), args[0])      # NVVM's LLVM is older than fneg
         if op.spelling in ("fadd", "fsub", "fmul", "fdiv", "fneg"):
             return getattr(self.builder, op.spelling)(*args)
         return self._call(op.spelling, args)
@@ -116,14 +116,12 @@ class Emitter:
         return values[rule.results[0]]
 
     def _call(self, name: str, args: Sequence[ir.Value]) -> ir.Value:
-        """A C math function: libdevice on CUDA, LLVM's intrinsic or libm on the CPU."""
+        """A C math function: libdevice on CUDA; on the CPU a vector form of our own, else libm lane by lane."""
         suffix = "f" if self.dtype.itemsize == 4 else ""
         if self.target == "cuda":
             return self.builder.call(self._declare(f"__nv_{name}{suffix}", self.real, len(args)), args)
-        if name in LLVM_INTRINSICS:
-            width = f"f{8 * self.dtype.itemsize}"
-            full = f"llvm.{name}.{width}" if self.lanes == 1 else f"llvm.{name}.v{self.lanes}{width}"
-            return self.builder.call(self._declare(full, self.type, len(args)), args)
+        if self.lanes > 1 and name in vector_math.FUNCTIONS:
+            return vector_math.call(self.builder, self.dtype, self.lanes, name, args)
         function = self._declare(name + suffix, self.real, len(args))
         if self.lanes == 1:
             return self.builder.call(function, args)
@@ -211,7 +209,9 @@ def encode(tape: Tape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
 
 
 class Sink(Protocol):
-    """Where a straight-line body gets its inputs and leaves its results."""
+    """Where a straight-line body gets its inputs and leaves its results; `anew`: input rows to load at every use."""
+
+    anew: Collection[int]
 
     def load(self, row: int) -> ir.Value:
         """The numbers of an input row."""
@@ -225,19 +225,19 @@ class Sink(Protocol):
 
 def emit_rows(emitter: Emitter, tape: Tape, sink: Sink, reduced: Sequence[int], examples: Sequence[int]) -> None:
     """The tape as straight-line code: rows `examples` are stored per example, rows `reduced` summed over the batch."""
-    values: dict[int, ir.Value] = {}
-    line = _StraightLine(emitter, tape, sink, values)
+    line = _StraightLine(emitter, tape, sink)
     for place, row in enumerate(examples):
         line.demand(row)
-        sink.store(place, values[row])
+        sink.store(place, line.value(row))
     for place, row in enumerate(reduced):
         line.demand(row)
-        sink.reduce(place, values[row])
+        sink.reduce(place, line.value(row))
 
 
 class _StraightLine:
-    def __init__(self, emitter: Emitter, tape: Tape, sink: Sink, values: dict[int, ir.Value]):
-        self.emitter, self.tape, self.sink, self.values = emitter, tape, sink, values
+    def __init__(self, emitter: Emitter, tape: Tape, sink: Sink):
+        self.emitter, self.tape, self.sink = emitter, tape, sink
+        self.values: dict[int, ir.Value] = {}
         self.owner = tape.owner.tolist()
         self.boolean = tape.boolean
 
@@ -253,31 +253,37 @@ class _StraightLine:
                 if needed not in self.values:
                     stack.append(self._emit(needed))
 
+    def _loaded(self, row: int) -> ir.Value:
+        value = self.sink.load(row)
+        return self.emitter.condition(value) if self.boolean[row] else value
+
+    def value(self, row: int) -> ir.Value:
+        """The value of a row that has been demanded."""
+        return self._loaded(row) if row in self.sink.anew else self.values[row]
+
     def _emit(self, row: int) -> Generator[int, None, None]:
         emitter, values = self.emitter, self.values
         if row in values:
             return
         if self.owner[row] < 0:
-            boolean = bool(self.boolean[row])
             if row in self.tape.constants:
-                values[row] = emitter.constant(self.tape.constants[row], boolean)
-            else:
-                loaded = self.sink.load(row)
-                values[row] = emitter.condition(loaded) if boolean else loaded
+                values[row] = emitter.constant(self.tape.constants[row], bool(self.boolean[row]))
+            elif row not in self.sink.anew:
+                values[row] = self._loaded(row)
             return
         i = self.tape.instructions[self.owner[row]]
         lane = row - i.lo
         args = [int(a[lane]) for a in i.args]
         yield from args
         if i.segments is None:
-            values[row] = emitter.apply(i.op, [values[a] for a in args])
+            values[row] = emitter.apply(i.op, [self.value(a) for a in args])
             return
         total: ir.Value = None if i.op.name == "sum" else emitter.constant(float("nan"))
         for position, e in enumerate(i.segments.elements[i.segments.start[lane]:i.segments.start[lane + 1]].tolist()):
             yield e
             if i.op.name == "sum":
-                total = values[e] if total is None else emitter.apply(OPS["add"], [total, values[e]])
+                total = self.value(e) if total is None else emitter.apply(OPS["add"], [total, self.value(e)])
             else:
-                here = emitter.apply(OPS["eq"], [values[args[0]], emitter.constant(float(position))])
-                total = emitter.apply(OPS["where"], [here, values[e], total])
+                here = emitter.apply(OPS["eq"], [self.value(args[0]), emitter.constant(float(position))])
+                total = emitter.apply(OPS["where"], [here, self.value(e), total])
         values[row] = total
