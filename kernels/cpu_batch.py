@@ -1,9 +1,10 @@
 """Batch loops on the CPU: tiles of examples, packed feature-major, a body with one hole, sums in a fixed order.
 
-Examples are the lanes of SIMD vectors. A shell walks examples `lo` to `hi` in tiles of T: it packs the tile's inputs as
-rows of T neighbouring examples, runs the hole over it, adds the tile's contribution to float64 sums, and unpacks
-per-example results. The hole is the address of machine code that was generated for the program, so that the shells
-compile once for all programs, and numba keeps them on disk. The order of every sum depends on `lo` and `hi` alone.
+Examples are the lanes of SIMD vectors. A shell is given chunks of the batch, chunk c being examples bounds[c] to
+bounds[c + 1], and walks each in tiles of T: it packs the tile's inputs as rows of T neighbouring examples, runs the hole
+over it, adds the tile's contribution to the chunk's float64 sums, and unpacks per-example results. The hole is the
+address of machine code that was generated for the program, so that the shells compile once for all programs, and numba
+keeps them on disk. The order of every sum depends on `bounds` alone.
 
 A column is one scalar of every example: a line (address of the first example's, stride in numbers). The dtype of all
 numbers is that of `shared`.
@@ -48,27 +49,25 @@ def _compile(function: Any) -> Any:
 
 
 @_compile
-def pack(tile: Any, rows: Any, columns: Any, first: int, count: int) -> None:
-    """Gather tile[rows[c], k] = column c at example first + k."""
-    for c in range(rows.size):
-        stride, row = columns[c, 1], rows[c]
-        source = nb.carray(_pointer(columns[c, 0], tile), ((first + count) * stride,))
-        if stride == 1:
-            for k in range(count):
-                tile[row, k] = source[first + k]
-        else:
-            for k in range(count):
-                tile[row, k] = source[(first + k) * stride]
+def pack(row: Any, column: Any, first: int, count: int) -> None:
+    """Gather `row` from examples first to first + count of a column."""
+    stride = column[1]
+    source = nb.carray(_pointer(column[0], row), ((first + count) * stride,))
+    if stride == 1:
+        for k in range(count):
+            row[k] = source[first + k]
+    else:
+        for k in range(count):
+            row[k] = source[(first + k) * stride]
 
 
 @_compile
-def unpack(tile: Any, rows: Any, columns: Any, first: int, count: int) -> None:
-    """Column c at example first + k = tile[rows[c], k]."""
-    for c in range(rows.size):
-        stride, row = columns[c, 1], rows[c]
-        target = nb.carray(_pointer(columns[c, 0], tile), ((first + count) * stride,))
-        for k in range(count):
-            target[(first + k) * stride] = tile[row, k]
+def unpack(row: Any, column: Any, first: int, count: int) -> None:
+    """Scatter `row` to examples first to first + count of a column."""
+    stride = column[1]
+    target = nb.carray(_pointer(column[0], row), ((first + count) * stride,))
+    for k in range(count):
+        target[(first + k) * stride] = row[k]
 
 
 @_compile
@@ -82,26 +81,38 @@ def add_lanes(partial: Any, lanes: int, sums: Any) -> None:
 
 
 @_compile
-def run_body(body: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, lo: int, hi: int,
+def run_body(body: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any,
              sums: Any) -> None:
     """The shell around a straight-line body.
 
-    body(shared, inputs, outputs, partial, k, count): addresses of the shared numbers, the packed inputs (rows of `tile`
-    examples), the per-example results (likewise) and the lane-wise partial sums; it handles examples k to k + lanes of
-    the tile, of which those below `count` exist.
+    body(shared, inputs, outputs, partial, count, 0): addresses of the shared numbers, of a table with the address of
+    each column's numbers for this tile, of another for the per-example results, and of the lane-wise partial sums. A
+    column of neighbouring numbers is read and written where it is, unless the tile ends within a vector.
     """
-    in_rows, out_rows = np.arange(in_columns.shape[0]), np.arange(out_columns.shape[0])
-    inputs = np.empty((in_rows.size, tile), shared.dtype)
-    outputs = np.empty((out_rows.size, tile), shared.dtype)
-    partial = np.zeros(sums.size * lanes, shared.dtype)
-    for first in range(lo, hi, tile):
-        count = min(tile, hi - first)
-        pack(inputs, in_rows, in_columns, first, count)
-        partial[:] = 0
-        for k in range(0, count, lanes):
-            _call(body, shared.ctypes.data, inputs.ctypes.data, outputs.ctypes.data, partial.ctypes.data, k, count)
-        add_lanes(partial, lanes, sums)
-        unpack(outputs, out_rows, out_columns, first, count)
+    inputs = np.empty((in_columns.shape[0], tile), shared.dtype)
+    outputs = np.empty((out_columns.shape[0], tile), shared.dtype)
+    partial = np.zeros(sums.shape[1] * lanes, shared.dtype)
+    size = shared.itemsize
+    sources, targets = np.empty(in_columns.shape[0], np.int64), np.empty(out_columns.shape[0], np.int64)
+    for chunk in range(sums.shape[0]):
+        for first in range(bounds[chunk], bounds[chunk + 1], tile):
+            count = min(tile, bounds[chunk + 1] - first)
+            whole = count % lanes == 0
+            for c in range(sources.size):
+                if whole and in_columns[c, 1] == 1:
+                    sources[c] = in_columns[c, 0] + first * size
+                else:
+                    pack(inputs[c], in_columns[c], first, count)
+                    sources[c] = inputs[c].ctypes.data
+            for c in range(targets.size):
+                direct = whole and out_columns[c, 1] == 1
+                targets[c] = out_columns[c, 0] + first * size if direct else outputs[c].ctypes.data
+            partial[:] = 0
+            _call(body, shared.ctypes.data, sources.ctypes.data, targets.ctypes.data, partial.ctypes.data, count, 0)
+            add_lanes(partial, lanes, sums[chunk])
+            for c in range(targets.size):
+                if not (whole and out_columns[c, 1] == 1):
+                    unpack(outputs[c], out_columns[c], first, count)
 
 
 @_compile
@@ -151,9 +162,9 @@ def add_rows(v: Any, rows: Any, count: int, lanes: int, sums: Any) -> None:
 
 
 @_compile
-def run_tape(step: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, lo: int, hi: int,
-             sums: Any, size: int, in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any,
-             shared_rows: Any, shared_slots: Any, table: Any, operands: Any) -> None:
+def run_tape(step: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any, sums: Any,
+             size: int, in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any,
+             shared_slots: Any, table: Any, operands: Any) -> None:
     """The shell that interprets a tape.
 
     step(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
@@ -170,11 +181,14 @@ def run_tape(step: int, lanes: int, tile: int, shared: Any, in_columns: Any, out
     for t in range(table.shape[0]):
         if table[t, 4]:
             run_instruction(step, v, table[t], operands)
-    for first in range(lo, hi, tile):
-        count = min(tile, hi - first)
-        pack(v, in_rows, in_columns, first, count)
-        for t in range(table.shape[0]):
-            if not table[t, 4]:
-                run_instruction(step, v, table[t], operands)
-        add_rows(v, sum_rows, count, lanes, sums)
-        unpack(v, out_rows, out_columns, first, count)
+    for chunk in range(sums.shape[0]):
+        for first in range(bounds[chunk], bounds[chunk + 1], tile):
+            count = min(tile, bounds[chunk + 1] - first)
+            for c in range(in_rows.size):
+                pack(v[in_rows[c]], in_columns[c], first, count)
+            for t in range(table.shape[0]):
+                if not table[t, 4]:
+                    run_instruction(step, v, table[t], operands)
+            add_rows(v, sum_rows, count, lanes, sums[chunk])
+            for c in range(out_rows.size):
+                unpack(v[out_rows[c]], out_columns[c], first, count)

@@ -27,13 +27,13 @@ PARALLEL_WORK = 200_000
 
 
 class _TileSink:
-    """A body's inputs and results on the CPU: packed tiles, and one vector of partial sums for each reduced row."""
+    """A body's inputs and results on the CPU: columns of a tile, and one vector of partial sums a reduced row."""
 
     anew = ()
 
-    def __init__(self, emitter: Emitter, tape: Tape, program: Program, tile: int, args: tuple[ir.Value, ...]):
-        self.emitter, self.tile = emitter, tile
-        self.shared, self.inputs, self.outputs, self.partial, self.k, count = args
+    def __init__(self, emitter: Emitter, tape: Tape, program: Program, args: tuple[ir.Value, ...]):
+        self.emitter = emitter
+        self.shared, self.inputs, self.outputs, self.partial, count, self.k = args
         self.shared_place = _shared_slots(tape, program)
         self.column = {row: c for c, row in enumerate(np.flatnonzero(~tape.shared).tolist())}
         b = emitter.builder
@@ -41,15 +41,17 @@ class _TileSink:
         wide = emitter.splat
         self.exists = b.icmp_signed("<", b.add(wide(self.k), lanes), wide(count))
 
-    def _at(self, row: int) -> ir.Value:
-        return self.emitter.builder.add(ir.Constant(I64, row * self.tile), self.k)
+    def _column(self, table: ir.Value, place: int) -> ir.Value:
+        builder = self.emitter.builder
+        address = builder.load(builder.gep(table, [ir.Constant(I64, place)]))
+        return builder.inttoptr(address, self.emitter.real.as_pointer())
 
     def load(self, row: int) -> ir.Value:
         emitter = self.emitter
         if row in self.shared_place:
             at = ir.Constant(I64, self.shared_place[row])
             return emitter.splat(emitter.builder.load(emitter.builder.gep(self.shared, [at])))
-        return emitter.load(self.inputs, self._at(self.column[row]))
+        return emitter.load(self._column(self.inputs, self.column[row]), self.k)
 
     def reduce(self, place: int, value: ir.Value) -> None:
         emitter, at = self.emitter, ir.Constant(I64, place * self.emitter.lanes)
@@ -57,7 +59,7 @@ class _TileSink:
         emitter.store(emitter.apply(OPS["add"], [emitter.load(self.partial, at), kept]), self.partial, at)
 
     def store(self, place: int, value: ir.Value) -> None:
-        self.emitter.store(value, self.outputs, self._at(place))
+        self.emitter.store(value, self._column(self.outputs, place), self.k)
 
 
 def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
@@ -70,20 +72,40 @@ def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
 
 
 def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) -> ir.Function:
-    """`void body(shared, inputs, outputs, partial, k, count)`: one vector of examples, start to end."""
+    """`void jitgrad_body(shared, inputs, outputs, partial, count, unused)`: a tile, vector by vector.
+
+    inputs and outputs are tables of addresses, one a column (see kernels/cpu_batch.py).
+    """
     tape, _ = program.rolled
-    pointer = FLOAT[program.dtype.name].as_pointer()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 4 + [I64] * 2), "jitgrad_body")
-    for argument, name in zip(function.args, ("shared", "inputs", "outputs", "partial", "k", "count"), strict=True):
-        argument.name = name
-        if argument.type != I64:
-            argument.add_attribute("noalias")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    real, table = FLOAT[program.dtype.name].as_pointer(), I64.as_pointer()
+    kinds = [real, table, table, real, I64, I64]
+    one = _function(module, "jitgrad_vector", kinds, ("shared", "inputs", "outputs", "partial", "count", "k"))
+    one.linkage = "internal"
+    # Inlined into the loop, partial sums stay in registers. A large body would only lose: its shared numbers, hoisted
+    # out of the loop as whole vectors, no longer fit the first-level cache.
+    one.attributes.add("alwaysinline" if tape.operations() <= schedule.INLINED_LIMIT else "noinline")
+    builder = ir.IRBuilder(one.append_basic_block("entry"))
     emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")
-    sink = _TileSink(emitter, tape, program, plan.tile, function.args)
+    sink = _TileSink(emitter, tape, program, one.args)
     examples = [r for rows in program.example_outputs for r in rows.tolist()]
     emit_rows(emitter, tape, sink, program.reduced_rows.tolist(), examples)
     builder.ret_void()
+
+    body = _function(module, "jitgrad_body", kinds, ("shared", "inputs", "outputs", "partial", "count", "unused"))
+    builder = ir.IRBuilder(body.append_basic_block("entry"))
+    *same, _ = body.args
+    with counting(builder, body.args[4], plan.lanes) as k:
+        builder.call(one, [*same, k])
+    builder.ret_void()
+    return body
+
+
+def _function(module: ir.Module, name: str, kinds: list[ir.Type], names: tuple[str, ...]) -> ir.Function:
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    for argument, label in zip(function.args, names, strict=True):
+        argument.name = label
+        if isinstance(argument.type, ir.PointerType):
+            argument.add_attribute("noalias")
     return function
 
 
@@ -119,6 +141,7 @@ def _pool() -> ThreadPoolExecutor:
         return _POOL
 
 
+@cache
 def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -184,26 +207,23 @@ class CpuKernel:
         program, fused, lanes, tile = self.program, self.plan.fused, self.plan.lanes, self.plan.tile
         results = [np.empty((n, width), program.dtype) for width in self._out_widths]
         columns = (self._inputs.at(batched), self._outputs.at(results))
-        ranges = schedule.chunks(n, tile)
-        sums = np.zeros((len(ranges), len(self._sum_rows)))
+        bounds = schedule.chunks(n, tile)
+        sums = np.zeros((len(bounds) - 1, len(self._sum_rows)))
+        short = min(tile, lanes * -(-n // lanes))
 
-        def work(k: int) -> None:
-            lo, hi = ranges[k]
+        def work(lo: int, hi: int) -> None:
+            where = (shared, *columns, bounds[lo:hi + 1], sums[lo:hi])
             if fused:
-                cpu_batch.run_body(self._address, lanes, tile, shared, *columns, lo, hi, sums[k])
+                cpu_batch.run_body(self._address, lanes, tile, *where)
             else:
-                short = min(tile, lanes * -(-(hi - lo) // lanes))
-                cpu_batch.run_tape(self._address, lanes, short, shared, *columns, lo, hi, sums[k], *self._tape_arguments)
+                cpu_batch.run_tape(self._address, lanes, short, *where, *self._tape_arguments)
 
-        work(0)                             # numba compiles the shell here, if this is the first call of all
-        if len(ranges) == 1:
-            return Results(sums[0], results)
-        if n * self._operations > PARALLEL_WORK:
-            list(_pool().map(work, range(1, len(ranges))))
+        if len(sums) == 1 or n * self._operations < PARALLEL_WORK or _threads() == 1:
+            work(0, len(sums))
         else:
-            for k in range(1, len(ranges)):
-                work(k)
-        return Results(sums.sum(axis=0), results)
+            parts = np.linspace(0, len(sums), min(len(sums), 2 * _threads()) + 1).astype(int).tolist()
+            list(_pool().map(work, parts[:-1], parts[1:]))
+        return Results(sums[0] if len(sums) == 1 else sums.sum(axis=0), results)
 
     def as_text(self, form: str) -> str | None:
         """"llvm": the emitted body (or the interpreter's step); "asm": the machine's code, compiling if need be."""
