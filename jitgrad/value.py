@@ -71,7 +71,7 @@ class Value:
     __slots__ = ("__dict__", "__weakref__", "_args", "_backward", "_op", "_rule", "data", "grad", "label")
 
     def __init__(self, data: Any, _children: Iterable[Any] = (), _op: str = "", label: str = ""):
-        self.data = data.item() if isinstance(data, np.generic) else data
+        self.data = _plain(data)
         self.grad: Any = 0
         self._args: tuple[Any, ...] = tuple(_children)
         self._op, self.label = _op, label
@@ -92,7 +92,7 @@ class Value:
     def __mul__(self, other: Any) -> Any: return _binary("mul", self, other)
     def __rmul__(self, other: Any) -> Any: return self * other
     def __neg__(self) -> Any: return self * -1
-    def __sub__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else self + (-other)
+    def __sub__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else self + (-_plain(other))
     def __rsub__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else other + (-self)
     def __truediv__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else self * _inverse(other)
     def __rtruediv__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else other * self**-1
@@ -180,7 +180,12 @@ def _foreign(other: Any) -> bool:
 
 
 def _inverse(other: Any) -> Any:
-    return other**-1 if isinstance(other, Value) else reference(OPS["pow"])(other, -1)
+    return other**-1 if isinstance(other, Value) else reference(OPS["pow"])(_plain(other), -1)
+
+
+def _plain(number: Any) -> Any:
+    """A NumPy scalar as Python's number: float32 arithmetic, or an integer's powers, would not be micrograd's."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def _binary(name: str, x: Value, y: Any) -> Any:
@@ -206,6 +211,8 @@ def apply(op: Op, *args: Any) -> Any:
             if isinstance(a, Traced):
                 return a.recorder.apply(op, args)
             numbers.append(a.data)
+        elif isinstance(a, np.generic):
+            return apply(op, *map(_plain, args))
         else:
             numbers.append(a)
     made = Value(reference(op)(*numbers), args, op.symbol)

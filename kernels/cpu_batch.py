@@ -70,22 +70,20 @@ def unpack(row: Any, column: Any, first: int, count: int) -> None:
         target[(first + k) * stride] = row[k]
 
 
-@_compile
-def add_lanes(partial: Any, lanes: int, sums: Any) -> None:
-    """sums[r] += the lanes of partial[r], in order, in float64."""
-    for r in range(sums.size):
-        total = 0.0
-        for lane in range(lanes):
-            total += np.float64(partial[r * lanes + lane])
-        sums[r] += total
+# Places of addresses in `code`: what adds up lanes (kernels/dense.py), then the body, or the interpreter's kernels.
+FLUSH, BODY = 0, 1
+STEP, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE, OUTER_BLOCK, SUM_ROWS = range(1, 8)
+
+# Lane-wise partial sums go to float64 after about this many examples: 64 additions a lane in float32.
+FLUSH_EXAMPLES = 1024
 
 
 @_compile
-def run_body(body: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any,
+def run_body(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any,
              sums: Any) -> None:
     """The shell around a straight-line body.
 
-    body(shared, inputs, outputs, partial, count, 0): addresses of the shared numbers, of a table with the address of
+    code[BODY](shared, inputs, outputs, partial, count, 0): addresses of the shared numbers, of a table with the address of
     each column's numbers for this tile, of another for the per-example results, and of the lane-wise partial sums. A
     column of neighbouring numbers is read and written where it is, unless the tile ends within a vector.
     """
@@ -107,22 +105,30 @@ def run_body(body: int, lanes: int, tile: int, shared: Any, in_columns: Any, out
             for c in range(targets.size):
                 direct = whole and out_columns[c, 1] == 1
                 targets[c] = out_columns[c, 0] + first * size if direct else outputs[c].ctypes.data
-            partial[:] = 0
-            _call(body, shared.ctypes.data, sources.ctypes.data, targets.ctypes.data, partial.ctypes.data, count, 0)
-            add_lanes(partial, lanes, sums[chunk])
+            _call(code[BODY], shared.ctypes.data, sources.ctypes.data, targets.ctypes.data, partial.ctypes.data, count, 0)
+            _call(code[FLUSH], partial.ctypes.data, sums[chunk].ctypes.data, sums.shape[1], 0, 0, 0)
             for c in range(targets.size):
                 if not (whole and out_columns[c, 1] == 1):
                     unpack(outputs[c], out_columns[c], first, count)
 
 
 @_compile
-def run_instruction(step: int, v: Any, line: Any, operands: Any) -> None:
-    """One line of a tape over the tile `v` (rows, examples); code -1 is a sum over a list, -2 a take from one."""
-    code, lo, hi, at = line[0], line[1], line[2], line[3]
+def run_line(code: Any, v: Any, w: Any, line: Any, operands: Any) -> None:
+    """One line of a table over the rows of `v`.
+
+    (operation, lo, hi, operands at, length): an elementwise operation's code; -1 a sum over a list, -2 a take from one;
+    -3 a block of dot products with shared factors in `w`, -4 one dot product of two lists of `length` rows.
+    """
+    kind, lo, hi, at, length = line[0], line[1], line[2], line[3], line[4]
     tile = v.shape[1]
-    if code >= 0:
-        _call(step, code, v.ctypes.data, operands.ctypes.data + 4 * at, lo, hi, tile)
-    elif code == -1:
+    if kind >= 0:
+        _call(code[STEP], kind, v.ctypes.data, operands.ctypes.data + 4 * at, lo, hi, tile)
+    elif kind == -3:
+        _call(code[DOT_ONE] if hi - lo == 1 else code[DOT_BLOCK], v.ctypes.data, w.ctypes.data,
+              operands.ctypes.data + 4 * at, lo, length, tile)
+    elif kind == -4:
+        _call(code[PAIR], v.ctypes.data, w.ctypes.data, operands.ctypes.data + 4 * at, lo, length, tile)
+    elif kind == -1:
         for j in range(hi - lo):
             first, last = operands[at + j], operands[at + j + 1]
             out, source = v[lo + j], v[operands[first]]
@@ -143,52 +149,40 @@ def run_instruction(step: int, v: Any, line: Any, operands: Any) -> None:
 
 
 @_compile
-def add_rows(v: Any, rows: Any, count: int, lanes: int, sums: Any) -> None:
-    """sums[r] += row rows[r] over its first `count` examples: lane by lane, then the lanes in order, in float64."""
-    partial = np.empty(lanes, v.dtype)
-    whole = count - count % lanes
-    for r in range(rows.size):
-        row = v[rows[r]]
-        partial[:] = 0
-        for k in range(0, whole, lanes):
-            for lane in range(lanes):
-                partial[lane] += row[k + lane]
-        for k in range(whole, count):
-            partial[k - whole] += row[k]
-        total = 0.0
-        for lane in range(lanes):
-            total += np.float64(partial[lane])
-        sums[r] += total
+def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any, sums: Any,
+             v_size: int, w_size: int, in_rows: Any, out_rows: Any, constants: Any, constant_values: Any,
+             shared_rows: Any, spread: Any, once: Any, lines: Any, reductions: Any, operands: Any) -> None:
+    """The shell that interprets a tape, as jitgrad/compiler/products.py tabulates it.
 
-
-@_compile
-def run_tape(step: int, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any, sums: Any,
-             size: int, in_rows: Any, out_rows: Any, sum_rows: Any, constant_rows: Any, constants: Any, shared_rows: Any,
-             shared_slots: Any, table: Any, operands: Any) -> None:
-    """The shell that interprets a tape.
-
-    step(code, rows, operands, lo, hi, tile): one elementwise instruction over rows lo to hi of `tile` examples, the
-    operands' rows read from the address `operands`. `table` has a line (code, lo, hi, operand offset, uniform) for each
-    instruction; uniform ones are run once, not once a tile.
+    `w` (w_size, lanes) holds what all examples share, computed once by the lines `once`; `v` (v_size, tile) a tile's
+    rows. A reduction (rows, n, operands at) is a block of a weight gradient, or with rows = 0 a sum of plain rows.
     """
-    v = np.empty((size, tile), shared.dtype)
-    for j in range(constant_rows.size):
-        v[constant_rows[j], :] = constants[j]
-    for j in range(shared_rows.size):
-        v[shared_rows[j], :] = shared[shared_slots[j]]
-    for c in range(in_rows.size):
-        v[in_rows[c], :] = 0
-    for t in range(table.shape[0]):
-        if table[t, 4]:
-            run_instruction(step, v, table[t], operands)
+    w = np.empty((w_size, lanes), shared.dtype)
+    v = np.zeros((v_size, tile), shared.dtype)
+    for j in range(constants.size):
+        w[constants[j], :] = constant_values[j]
+    for j in range(shared_rows.shape[0]):
+        w[shared_rows[j, 0], :] = shared[shared_rows[j, 1]]
+    for t in range(once.shape[0]):
+        run_line(code, w, w, once[t], operands)
+    for j in range(spread.shape[0]):
+        v[spread[j, 0], :] = w[spread[j, 1], 0]
+    partial = np.zeros(sums.shape[1] * lanes, shared.dtype)
     for chunk in range(sums.shape[0]):
+        waiting = 0
         for first in range(bounds[chunk], bounds[chunk + 1], tile):
             count = min(tile, bounds[chunk + 1] - first)
             for c in range(in_rows.size):
                 pack(v[in_rows[c]], in_columns[c], first, count)
-            for t in range(table.shape[0]):
-                if not table[t, 4]:
-                    run_instruction(step, v, table[t], operands)
-            add_rows(v, sum_rows, count, lanes, sums[chunk])
+            for t in range(lines.shape[0]):
+                run_line(code, v, w, lines[t], operands)
+            for t in range(reductions.shape[0]):
+                rows, n, at = reductions[t, 0], reductions[t, 1], reductions[t, 2]
+                kernel = code[SUM_ROWS] if rows == 0 else code[OUTER_ONE] if rows == 1 else code[OUTER_BLOCK]
+                _call(kernel, v.ctypes.data, operands.ctypes.data + 4 * at, partial.ctypes.data, n, tile, count)
+            waiting += count
+            if waiting >= FLUSH_EXAMPLES or first + count == bounds[chunk + 1]:
+                _call(code[FLUSH], partial.ctypes.data, sums[chunk].ctypes.data, sums.shape[1], 0, 0, 0)
+                waiting = 0
             for c in range(out_rows.size):
                 unpack(v[out_rows[c]], out_columns[c], first, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from typing import Any
@@ -14,11 +15,12 @@ from llvmlite import ir
 
 from jitgrad.backends.native import Native
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_step, encode
+from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_step
 from jitgrad.compiler.graph import OPS
+from jitgrad.compiler.products import Tables, tabulate
 from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.tape import Tape
-from jitgrad.kernels import cpu_batch
+from jitgrad.kernels import cpu_batch, dense
 
 Array = npt.NDArray[Any]
 
@@ -124,9 +126,26 @@ def interpreter_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> ir.
 
 @cache
 def _interpreter(dtype: np.dtype[Any], lanes: int) -> Native:
+    return Native(interpreter(dtype, lanes))
+
+
+def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
+    """Everything the tape shell calls, for all programs of a dtype."""
     module = ir.Module("jitgrad")
     interpreter_step(module, dtype, lanes)
-    return Native(module)
+    dense.dot(module, dtype, lanes, "jitgrad_dot_one", 1)
+    dense.dot(module, dtype, lanes, "jitgrad_dot_block", dense.ROWS)
+    dense.pair(module, dtype, lanes, "jitgrad_pair")
+    dense.outer(module, dtype, lanes, "jitgrad_outer_one", 1)
+    dense.outer(module, dtype, lanes, "jitgrad_outer_block", dense.ROWS)
+    dense.sum_rows(module, dtype, lanes, "jitgrad_sum_rows")
+    dense.flush(module, dtype, lanes, "jitgrad_flush")
+    return module
+
+
+# In the order that kernels/cpu_batch.py numbers them.
+BODY = ("flush", "body")
+INTERPRETER = ("flush", "step", "dot_one", "dot_block", "pair", "outer_one", "outer_block", "sum_rows")
 
 
 _LOCK = threading.RLock()
@@ -163,13 +182,18 @@ class _Columns:
         return table
 
 
+def _lines(rows: Sequence[tuple[int, ...]], width: int) -> npt.NDArray[np.int64]:
+    return np.array(rows, np.int64).reshape(-1, width)
+
+
 class CpuKernel:
     """A program on the CPU; compiled by its first call, for any batch size."""
 
     def __init__(self, program: Program):
         self.program = program
         tape, _ = program.rolled
-        self.plan = schedule.for_cpu(tape, program.dtype)
+        self._tables = None if schedule.is_fused(tape) else self._tabulate()
+        self.plan = schedule.for_cpu(program.dtype, None if self._tables is None else self._tables.v_size)
         places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
         self._inputs = _Columns([number[leaf.first] for leaf, _ in places], [element for _, element in places],
@@ -188,20 +212,31 @@ class CpuKernel:
                 return _interpreter(self.program.dtype, self.plan.lanes)
             module = ir.Module("jitgrad")
             fused_body(module, self.program, self.plan)
+            dense.flush(module, self.program.dtype, self.plan.lanes, "jitgrad_flush")
             return Native(module)
 
     @cached_property
-    def _address(self) -> int:
-        return self._code.address("jitgrad_body" if self.plan.fused else "jitgrad_step")
+    def _address(self) -> Any:
+        """Where the code is that the shell calls."""
+        names = BODY if self.plan.fused else INTERPRETER
+        return np.array([self._code.address(f"jitgrad_{name}") for name in names], np.int64)
+
+    def _tabulate(self) -> Tables:
+        program = self.program
+        examples = np.concatenate([*program.example_outputs, np.zeros(0, np.int32)])
+        return tabulate(program.rolled[0], program.reduced_rows, examples.astype(np.int32))
 
     @cached_property
     def _tape_arguments(self) -> tuple[Any, ...]:
-        tape, dtype = self.program.rolled[0], self.program.dtype
-        shared = _shared_slots(tape, self.program)
-        out_rows = [r for rows in self.program.example_outputs for r in rows.tolist()]
-        return (tape.size, np.flatnonzero(~tape.shared), np.array(out_rows, np.int64), self._sum_rows,
-                np.array(list(tape.constants), np.int64), np.array(list(tape.constants.values()), dtype),
-                np.array(list(shared), np.int64), np.array(list(shared.values()), np.int64), *encode(tape))
+        t, dtype = self._tables, self.program.dtype
+        assert t is not None
+        slots = _shared_slots(self.program.rolled[0], self.program)
+        operands = t.operands
+        return (t.v_size, t.w_size, np.array(t.in_rows, np.int64), np.array(t.out_rows, np.int64),
+                np.array([row for row, _ in t.constants], np.int64),
+                np.array([value for _, value in t.constants], np.float64).astype(dtype),
+                _lines([(row, slots[source]) for row, source in t.shared], 2), _lines(t.spread, 2), _lines(t.once, 5),
+                _lines(t.lines, 5), _lines(t.reductions, 3), operands)
 
     def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
         program, fused, lanes, tile = self.program, self.plan.fused, self.plan.lanes, self.plan.tile
@@ -209,7 +244,8 @@ class CpuKernel:
         columns = (self._inputs.at(batched), self._outputs.at(results))
         bounds = schedule.chunks(n, tile)
         sums = np.zeros((len(bounds) - 1, len(self._sum_rows)))
-        short = min(tile, lanes * -(-n // lanes))
+        unit = dense.tile_unit(lanes)
+        short = min(tile, unit * -(-n // unit))
 
         def work(lo: int, hi: int) -> None:
             where = (shared, *columns, bounds[lo:hi + 1], sums[lo:hi])
@@ -232,7 +268,7 @@ class CpuKernel:
             if self.plan.fused:
                 fused_body(module, self.program, self.plan)
             else:
-                interpreter_step(module, self.program.dtype, self.plan.lanes)
+                module = interpreter(self.program.dtype, self.plan.lanes)
             return str(module)
         if form == "asm":
             return self._code.assembly()

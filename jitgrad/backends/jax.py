@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.compiler.graph import Op, live
+from jitgrad.compiler.graph import Op, live, spelling_graph
 from jitgrad.compiler.program import Program, Results
 
 Array = npt.NDArray[Any]
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 @cache
 def lowered(op: Op) -> Callable[..., Any]:
-    """The operation as JAX names it: "nn.relu", "lax.erf", else jax.numpy's."""
+    """The operation as JAX names it: "nn.relu", "lax.erf", else jax.numpy's; by its formula where JAX has no name."""
     if op.name == "sum":
         return lambda *terms: sum(terms[1:], terms[0])
     if op.name == "take":
@@ -34,10 +34,29 @@ def lowered(op: Op) -> Callable[..., Any]:
         return take
     function: Any = jax if "." in op.jax else jnp
     for part in op.jax.split("."):
-        function = getattr(function, part)
+        function = getattr(function, part, None)
+    if function is None:
+        return _spelled(op)
     if not op.conditions:
         return function  # type: ignore[no-any-return]
     return lambda *args: function(*(a != 0 if k in op.conditions else a for k, a in enumerate(args)))
+
+
+def _spelled(op: Op) -> Callable[..., Any]:
+    """An operation that JAX has no name for, by the table's formula; JAX still differentiates it by itself."""
+    rule = spelling_graph(op)
+
+    def spelled(*args: Any) -> Any:
+        env: dict[Any, Any] = {}
+        for n in rule.nodes:
+            if n.op.name == "input":
+                env[n] = args[n.payload]
+            elif n.op.name == "constant":
+                env[n] = jnp.asarray(n.payload, bool if n.kind == "bool" else args[0].dtype)
+            else:
+                env[n] = lowered(n.op)(*(env[a] for a in n.args))
+        return env[rule.results[0]]
+    return spelled
 
 
 # XLA compiles straight-line code in more than linear time; larger graphs run operation by operation.

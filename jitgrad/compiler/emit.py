@@ -17,7 +17,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from jitgrad.compiler.graph import OPS, Op, spelling_graph
-from jitgrad.compiler.tape import Tape
+from jitgrad.compiler.tape import Rows, Tape
 from jitgrad.kernels import vector_math
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -140,18 +140,20 @@ class Emitter:
 
 
 @contextmanager
-def counting(builder: ir.IRBuilder, stop: ir.Value, step: int = 1) -> Iterator[ir.Value]:
-    """`for index in range(0, stop, step)` around what is emitted inside; yields the index."""
+def counting(builder: ir.IRBuilder, stop: ir.Value, step: int | ir.Value = 1,
+             start: int | ir.Value = 0) -> Iterator[ir.Value]:
+    """`for index in range(start, stop, step)` around what is emitted inside; yields the index."""
+    start, step = (x if isinstance(x, ir.Value) else ir.Constant(I64, x) for x in (start, step))
     function, before = builder.function, builder.block
     head, body, after = (function.append_basic_block(name) for name in ("loop.head", "loop.body", "loop.after"))
     builder.branch(head)
     builder.position_at_end(head)
     index = builder.phi(I64)
-    index.add_incoming(ir.Constant(I64, 0), before)
+    index.add_incoming(start, before)
     builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
     builder.position_at_end(body)
     yield index
-    index.add_incoming(builder.add(index, ir.Constant(I64, step)), builder.block)
+    index.add_incoming(builder.add(index, step), builder.block)
     builder.branch(head)
     builder.position_at_end(after)
 
@@ -161,21 +163,31 @@ ELEMENTWISE = [op for op in OPS.values() if op.arity and not op.variadic]
 CODE = {op: code for code, op in enumerate(ELEMENTWISE)} | {OPS["sum"]: -1, OPS["take"]: -2}
 
 
-def emit_step(emitter: Emitter, rows: ir.Value, operands: ir.Value, code: ir.Value, lo: ir.Value, hi: ir.Value,
-              stride: ir.Value, examples: Callable[[], AbstractContextManager[ir.Value]]) -> None:
-    """One elementwise instruction of a tape, whichever `code` says: a switch over the table.
-
-    Row r of example k lies at rows[r * stride + k]; operand j of row lo + i is row operands[j * (hi - lo) + i].
-    `examples()` wraps what is done for one vector of examples and yields their k.
-    """
+def emit_switch(emitter: Emitter, code: ir.Value, emit: Callable[[Op], None]) -> None:
+    """`emit(op)` for the elementwise operation of the table that `code` says."""
     builder = emitter.builder
     leave = builder.function.append_basic_block("leave")
-    width = builder.sub(hi, lo)
     switch = builder.switch(code, leave)
     for op in ELEMENTWISE:
         block = builder.function.append_basic_block(op.name)
         switch.add_case(ir.Constant(code.type, CODE[op]), block)
         builder.position_at_end(block)
+        emit(op)
+        builder.branch(leave)
+    builder.position_at_end(leave)
+
+
+def emit_step(emitter: Emitter, rows: ir.Value, operands: ir.Value, code: ir.Value, lo: ir.Value, hi: ir.Value,
+              stride: ir.Value, examples: Callable[[], AbstractContextManager[ir.Value]]) -> None:
+    """One elementwise instruction of a tape, whichever `code` says.
+
+    Row r of example k lies at rows[r * stride + k]; operand j of row lo + i is row operands[j * (hi - lo) + i].
+    `examples()` wraps what is done for one vector of examples and yields their k.
+    """
+    builder = emitter.builder
+    width = builder.sub(hi, lo)
+
+    def step(op: Op) -> None:
         with counting(builder, width) as i:
             bases = []
             for j in range(op.arity):
@@ -185,23 +197,24 @@ def emit_step(emitter: Emitter, rows: ir.Value, operands: ir.Value, code: ir.Val
             with examples() as k:
                 args = [emitter.load(rows, builder.add(base, k)) for base in bases]
                 emitter.store(emitter.apply(op, args), rows, builder.add(out, k))
-        builder.branch(leave)
-    builder.position_at_end(leave)
+    emit_switch(emitter, code, step)
 
 
-def encode(tape: Tape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def encode(tape: Tape, place: Rows | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """The tape as an interpreter reads it: a line (code, lo, hi, operands at, uniform) each, and all operands.
 
     An instruction's operands follow each other argument by argument; of a list operation then come the places where
     each list starts and where the last one ends, counted from the beginning of `operands`, and the lists' elements.
+    `place` says what to call each row, if not by its number.
     """
+    place = np.arange(tape.size, dtype=np.int32) if place is None else place
     lines, parts, at = [], [], 0
     for i in tape.instructions:
         lines.append((CODE[i.op], i.lo, i.hi, at, i.uniform))
-        mine = list(i.args)
+        mine = [place[a] for a in i.args]
         if i.segments is not None:
             first = at + sum(len(a) for a in i.args) + len(i.segments.start)
-            mine += [i.segments.start + np.int32(first), i.segments.elements]
+            mine += [i.segments.start + np.int32(first), place[i.segments.elements]]
         parts += mine
         at += sum(len(a) for a in mine)
     operands = np.concatenate(parts) if parts else np.zeros(0, np.int32)
@@ -209,9 +222,11 @@ def encode(tape: Tape) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
 
 
 class Sink(Protocol):
-    """Where a straight-line body gets its inputs and leaves its results; `anew`: input rows to load at every use."""
+    """Where a straight-line body gets its inputs and leaves its results."""
 
-    anew: Collection[int]
+    @property
+    def anew(self) -> Collection[int]:
+        """Input rows to load again at every use, because loading is cheaper than holding on to the number."""
 
     def load(self, row: int) -> ir.Value:
         """The numbers of an input row."""

@@ -145,7 +145,7 @@ WHERE: Op = op("where", 3, value=lambda c, x, y: x if c else y, spelling="select
 RELU = op("relu", 1, symbol="ReLU", value=lambda x: 0 if x < 0 else x, jax="nn.relu", result="same",
           doc="max(0, x)",
           spelling=lambda x: WHERE(x < 0.0, 0.0, x),
-          vjp=lambda g, out, x: (WHERE(x > 0.0, g, 0.0),), smooth=False,
+          vjp=lambda g, out, x: (WHERE(out > 0.0, g, 0.0),), smooth=False,
           corners=(Corner((0.0,), 0.0, (0.0,), "the kink: relu'(0) = 0"),
                    Corner((INF,), INF, (1.0,), "linear above"),
                    Corner((-INF,), 0.0, (0.0,), "flat below"),
@@ -153,7 +153,8 @@ RELU = op("relu", 1, symbol="ReLU", value=lambda x: 0 if x < 0 else x, jax="nn.r
 
 ABS = op("abs", 1, value=operator.abs, spelling="fabs", numpy="absolute", jax="abs", result="same", doc="|x|",
          vjp=lambda g, out, x: (g * SIGN(x),), smooth=False,
-         corners=(Corner((0.0,), 0.0, (0.0,), "the kink: abs'(0) = 0"), Corner((-INF,), INF, (-1.0,), "linear"),
+         corners=(Corner((0.0,), 0.0, (0.0,), "the kink: abs'(0) = 0; JAX says 1", jax=False),
+                  Corner((-INF,), INF, (-1.0,), "linear"),
                   Corner((-0.0,), 0.0, (-0.0,), "the kink from the left", jax=False)))
 
 SIGN: Op = op("sign", 1, result="same", doc="-1, 0 or 1; NaN of NaN",

@@ -79,7 +79,7 @@ def _emit(tape: Tape, key: tuple[int, bool, str, bool], group: list[Node], terms
     op = OPS[name]
     segments = None
     if op.variadic:
-        lists = [terms[n] or () for n in group] if name == "sum" else [n.args[op.arity:] for n in group]
+        lists = [terms.get(n) or n.args[op.arity:] for n in group]
         start = np.cumsum([0] + [len(e) for e in lists]).astype(np.int32)
         segments = Segments(start, np.array([row[e] for one in lists for e in one], np.int32))
     args = tuple(np.array([row[n.args[k]] for n in group], np.int32) for k in range(op.arity))

@@ -6,20 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad.compiler.tape import Tape
+from jitgrad.kernels import dense
 
 # Straight-line code costs the compiler about 0.1 ms an operation and spills once few values fit in registers; above
 # this many operations the tape interpreter wins in total, with nothing to compile (docs/design.md, "Schedules").
 FUSED_LIMIT = 3_000
 
+# Up to this many operations a body is inlined into its loop over a tile.
+INLINED_LIMIT = 100
+
 # A batch is cut into at most this many chunks, each with sums of its own: the cut depends on the batch size alone,
 # never on the number of threads, and so does the order of every sum.
 MAX_CHUNKS = 64
 
+WARP = 32                          # threads of a CUDA warp
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
 FUSED_TILE = 1024
-TAPE_BYTES = 1 << 20               # rows of a tape's tile, kept within a core's second-level cache
+TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
+TAPE_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -31,53 +38,67 @@ class CpuSchedule:
     tile: int
 
 
-def for_cpu(tape: Tape, dtype: np.dtype[Any]) -> CpuSchedule:
-    """The CPU schedule of a tape."""
+def is_fused(tape: Tape) -> bool:
+    """Whether the CPU runs a tape as a straight line."""
+    return tape.operations() <= FUSED_LIMIT
+
+
+def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
+    """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile."""
     lanes = VECTOR_BYTES // dtype.itemsize
-    if tape.operations() <= FUSED_LIMIT:
+    if stored is None:
         return CpuSchedule(True, lanes, FUSED_TILE)
-    fitting = TAPE_BYTES // (tape.size * dtype.itemsize * lanes)
-    return CpuSchedule(False, lanes, lanes * min(16, max(1, fitting)))
+    unit = dense.tile_unit(lanes)
+    fitting = TAPE_BYTES // (max(stored, 1) * dtype.itemsize * unit)
+    return CpuSchedule(False, lanes, unit * min(TAPE_UNITS, max(1, fitting)))
 
 
 # CUDA. The grid depends on the batch size alone, never on the GPU at hand, and so does the order of every sum. An H100
-# and an H200 have 132 multiprocessors; a light body needs all the threads they hold to keep memory busy, a heavy one
-# fills its registers with four blocks a multiprocessor.
+# and an H200 have 132 multiprocessors. A light body needs all the threads these hold, each with several examples in
+# flight, to keep memory busy; a heavy one fills their registers with four blocks each.
+MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
-LIGHT_BLOCKS, HEAVY_BLOCKS = 132 * 16, 132 * 4
+LIGHT_BLOCKS, HEAVY_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 4 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
 UNROLL = 4                         # examples a thread of a light body has in flight
 PRIVATE_SUMS = 12                  # up to here a thread adds up every result itself; above, the warp shares them
-CONSTANT_BYTES = 60_000            # of 64 KB of constant memory, which holds the shared numbers
+SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
+TAPE_WARPS = 8                     # warps of a block that share an instruction's rows, over the same 32 examples
+SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
 
 
 @dataclass(frozen=True)
 class CudaSchedule:
-    """fused: straight line or interpreter; private: each thread has sums of its own; unroll: examples at once."""
+    """fused: straight line or interpreter; private: each thread has sums of its own; unroll: examples a thread."""
 
     fused: bool
-    block: int
-    blocks: int
+    block: int                         # threads
+    blocks: int                        # at most
     private: bool
     unroll: int
+    examples: int                      # a block has at once
 
     def grid(self, n: int) -> int:
         """How many blocks run a batch of n."""
-        return min(self.blocks, -(-n // (self.block * self.unroll)))
+        return min(self.blocks, -(-n // self.examples))
 
 
 def for_cuda(tape: Tape, dtype: np.dtype[Any], columns: int) -> CudaSchedule:
     """The CUDA schedule of a tape with `columns` reduced results."""
-    operations = tape.operations()
-    fused = operations <= FUSED_LIMIT and len(tape.inputs) * dtype.itemsize <= CONSTANT_BYTES
-    light = operations <= LIGHT
-    private = columns <= PRIVATE_SUMS
-    return CudaSchedule(fused, BLOCK, LIGHT_BLOCKS if light else HEAVY_BLOCKS, private,
-                        UNROLL if light and private else 1)
+    operations, pieces = tape.operations(), 8 // dtype.itemsize
+    sums = (columns + WARP) * pieces * (BLOCK // WARP)
+    if operations <= FUSED_LIMIT and (sums + len(tape.inputs)) * dtype.itemsize <= SHARED_MEMORY:
+        private = columns <= PRIVATE_SUMS
+        light = private and operations <= LIGHT
+        unroll = UNROLL if light else 1
+        return CudaSchedule(True, BLOCK, LIGHT_BLOCKS if light else HEAVY_BLOCKS, private, unroll, BLOCK * unroll)
+    warps = TAPE_WARPS * 4 // dtype.itemsize
+    fitting = SCRATCH_BYTES // (int((~tape.uniform).sum()) * dtype.itemsize * WARP + 1)
+    return CudaSchedule(False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), False, 1, WARP)
 
 
-def chunks(n: int, tile: int) -> list[tuple[int, int]]:
-    """Ranges of examples, whole tiles but for the last."""
+def chunks(n: int, tile: int) -> npt.NDArray[np.int64]:
+    """Where the chunks of a batch of n begin, and n: whole tiles each, but for the last."""
     tiles = -(-n // tile)
     step = tile * -(-tiles // MAX_CHUNKS)
-    return [(lo, min(lo + step, n)) for lo in range(0, n, step)]
+    return np.append(np.arange(0, n, step), n)

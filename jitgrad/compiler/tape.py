@@ -41,7 +41,7 @@ class Segments:
         return Segments(start, self.elements[at])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instruction:
     """Rows lo to hi by one operation; `uniform` where no operand depends on the example."""
 

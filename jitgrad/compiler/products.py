@@ -1,0 +1,224 @@
+"""Tape → the CPU interpreter's tables: products that only feed a sum are never stored.
+
+A `sum` whose elements are products nobody else reads becomes a dot product, dots over one list of inputs a block of a
+dense layer, and products that are only summed over the batch a block of a weight gradient: the micro-kernels of
+kernels/dense.py. Numbers that all examples share are kept once (`w` rows), not once an example; `v` rows hold the rest.
+The order of every sum stays what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from jitgrad.compiler.emit import CODE
+from jitgrad.compiler.graph import OPS
+from jitgrad.compiler.tape import Instruction, Rows, Tape
+from jitgrad.kernels.dense import ROWS
+
+# Lines of the tables beside the elementwise codes; see kernels/cpu_batch.py.
+SUM, TAKE, DOT, PAIR = -1, -2, -3, -4
+
+Product = tuple[int, int]
+
+
+@dataclass
+class Tables:
+    """What kernels/cpu_batch.run_tape reads; every array of lines is (…, 5) int64."""
+
+    v_size: int = 0
+    w_size: int = 0
+    in_rows: list[int] = field(default_factory=list)                        # v rows of the batched inputs
+    out_rows: list[int] = field(default_factory=list)                       # v rows of the per-example results
+    constants: list[tuple[int, float]] = field(default_factory=list)        # (w row, value)
+    shared: list[tuple[int, int]] = field(default_factory=list)             # (w row, tape row of a shared input)
+    spread: list[tuple[int, int]] = field(default_factory=list)             # (v row, w row) repeated for all examples
+    once: list[tuple[int, ...]] = field(default_factory=list)               # lines over w rows
+    lines: list[tuple[int, ...]] = field(default_factory=list)              # lines over v rows, for each tile
+    reductions: list[tuple[int, ...]] = field(default_factory=list)         # (rows, n, operands at): outer, or 0: plain
+    parts: list[Rows] = field(default_factory=list)                         # all operands, end to end
+    length: int = 0
+
+    def put(self, *arrays: npt.ArrayLike) -> int:
+        """Append operands; returns where they begin."""
+        at = self.length
+        for a in arrays:
+            self.parts.append(np.asarray(a, np.int32))
+            self.length += len(self.parts[-1])
+        return at
+
+    @property
+    def operands(self) -> Rows:
+        """All operands."""
+        return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)
+
+
+def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
+    """The tables of a tape whose rows `reduced` are summed over the batch and rows `examples` stored."""
+    return _Tabulation(tape, reduced, examples).tables
+
+
+class _Tabulation:
+    def __init__(self, tape: Tape, reduced: Rows, examples: Rows):
+        self.tape, self.tables = tape, Tables()
+        # One row beyond the tape's: the number 1, by which an element that is no product is multiplied. It is exact.
+        self.one = tape.size
+        self.uniform = np.append(tape.uniform, True)
+        self.products: dict[int, Product] = {}          # rows that are never stored, as their factors
+        self._absorb(reduced, examples)
+        self.v = np.full(tape.size + 1, -1, np.int32)   # the v row of each row, -1 for none yet
+        self.w = np.full(tape.size + 1, -1, np.int32)
+        self._number()
+        for i in tape.instructions:
+            if i.uniform:
+                self.tables.once.append(self._line(i, self.w[i.lo], np.arange(i.hi - i.lo), self.w))
+            elif i in self.dots:
+                self._dot(i)
+            else:
+                kept = self._kept(i)
+                if len(kept):
+                    self.tables.lines.append(self._line(i, self.v[i.lo + kept[0]], kept, None))
+        self._reductions(reduced)
+        self.tables.out_rows = self._in_v(examples).tolist()
+
+    def _absorb(self, reduced: Rows, examples: Rows) -> None:
+        """Find the products that are read once, by a sum or by a sum over the batch."""
+        tape = self.tape
+        uses = np.zeros(tape.size, np.int64)
+        for i in tape.instructions:
+            for rows in i.operands():
+                np.add.at(uses, rows, 1)
+        np.add.at(uses, reduced, 1)
+        np.add.at(uses, examples, 1)
+        factors = np.full((2, tape.size), -1, np.int32)
+        for i in tape.instructions:
+            if i.op is OPS["mul"] and not i.uniform:
+                factors[:, i.lo:i.hi] = i.args
+        single = (factors[0] >= 0) & (uses == 1)
+        self.dots: set[Instruction] = set()
+        for i in tape.instructions:
+            if i.op is OPS["sum"] and not i.uniform and i.segments is not None:
+                good = single[i.segments.elements]
+                if 2 * good.sum() >= len(good):
+                    self.dots.add(i)
+                    self._mark(i.segments.elements[good], factors)
+        self._mark(reduced[single[reduced]], factors)
+
+    def _mark(self, rows: Rows, factors: Rows) -> None:
+        self.products.update(zip(rows.tolist(), factors[:, rows].T.tolist(), strict=True))
+
+    def _kept(self, i: Instruction) -> npt.NDArray[np.intp]:
+        return np.array([k for k in range(i.hi - i.lo) if i.lo + k not in self.products], np.intp)
+
+    def _number(self) -> None:
+        tape, t = self.tape, self.tables
+        shared = np.flatnonzero(self.uniform)
+        self.w[shared] = np.arange(len(shared))
+        t.w_size = len(shared)
+        t.constants = [(int(self.w[row]), value) for row, value in (*tape.constants.items(), (self.one, 1.0))]
+        for row in range(len(tape.inputs)):
+            if tape.shared[row]:
+                t.shared.append((int(self.w[row]), row))
+            else:
+                t.in_rows.append(t.v_size)
+                self.v[row] = t.v_size
+                t.v_size += 1
+        for i in tape.instructions:
+            if not i.uniform:
+                kept = self._kept(i) + i.lo
+                self.v[kept] = np.arange(t.v_size, t.v_size + len(kept))
+                t.v_size += len(kept)
+
+    def _in_v(self, rows: Rows) -> Rows:
+        """The v rows of `rows`; a shared number gets one, repeated for all examples, when it is first wanted."""
+        for row in np.unique(rows[self.v[rows] < 0]).tolist():
+            self.v[row] = self.tables.v_size
+            self.tables.spread.append((self.tables.v_size, int(self.w[row])))
+            self.tables.v_size += 1
+        found: Rows = self.v[rows]
+        return found
+
+    def _line(self, i: Instruction, lo: int, kept: npt.NDArray[np.intp], place: Rows | None) -> tuple[int, ...]:
+        """An instruction's line for the lanes `kept`, its operands being rows of w (`place`) or of v."""
+        def rows(given: Rows) -> Rows:
+            return self._in_v(given) if place is None else place[given]
+        t = self.tables
+        mine = [rows(a[kept]) for a in i.args]
+        if i.segments is not None:
+            lists = i.segments if len(kept) == i.hi - i.lo else i.segments.select(kept)
+            first = t.length + sum(map(len, mine)) + len(lists.start)
+            mine += [lists.start + np.int32(first), rows(lists.elements)]
+        return (CODE[i.op], int(lo), int(lo) + len(kept), t.put(*mine), 0)
+
+    def _dot(self, i: Instruction) -> None:
+        """Sums of products: blocks of up to four that share their list of x, or one by one."""
+        assert i.segments is not None
+        block: list[tuple[int, Rows]] = []
+        block_x = np.zeros(0, np.int32)
+        start, elements = i.segments.start, i.segments.elements
+        for j in range(i.hi - i.lo):
+            a, x, dense = self._factors(elements[start[j]:start[j + 1]])
+            out = int(self.v[i.lo + j])
+            if not dense:
+                self.tables.lines.append((PAIR, out, out + 1, self.tables.put(self._in_v(x), self._in_v(a)), len(x)))
+                continue
+            if block and (len(block) == ROWS or not np.array_equal(x, block_x)):
+                self._dense(block, block_x)
+                block = []
+            block_x = x
+            block.append((out, a))
+        if block:
+            self._dense(block, block_x)
+
+    def _factors(self, elements: Rows) -> tuple[Rows, Rows, bool]:
+        """(a, x) with element e = a[e] · x[e]; dense where every a is shared, x then being an example's."""
+        pairs = []
+        dense = True
+        for e in elements.tolist():
+            a, x = self.products.get(e, (self.one, e))
+            if self.uniform[x]:
+                a, x = x, a
+            dense = dense and bool(self.uniform[a])
+            pairs.append((a, x))
+        a, x = np.array(pairs, np.int32).T
+        return a, x, dense
+
+    def _dense(self, block: list[tuple[int, Rows]], x: Rows) -> None:
+        t = self.tables
+        consecutive = all(out == block[0][0] + k for k, (out, _) in enumerate(block))
+        whole = [block] if len(block) == ROWS and consecutive else [[one] for one in block]
+        for part in whole:
+            at = t.put(self._in_v(x), *(self.w[a] for _, a in part))
+            t.lines.append((DOT, part[0][0], part[0][0] + len(part), at, len(x)))
+
+    def _reductions(self, reduced: Rows) -> None:
+        """Sums over the batch: runs of products with one first factor, in blocks of four over the same x; the rest."""
+        runs: dict[bytes, list[tuple[int, int, Rows]]] = {}
+        plain: list[int] = []
+        p = 0
+        while p < len(reduced):
+            product = self.products.get(int(reduced[p]))
+            if product is None:
+                plain.append(p)
+                p += 1
+                continue
+            first, d, x = p, product[0], []
+            while product is not None and product[0] == d:
+                x.append(product[1])
+                p += 1
+                product = self.products.get(int(reduced[p])) if p < len(reduced) else None
+            xs = np.array(x, np.int32)
+            runs.setdefault(xs.tobytes(), []).append((d, first, xs))
+        t = self.tables
+        for same in runs.values():
+            x = self._in_v(same[0][2])
+            while same:
+                part = same[:ROWS] if len(same) >= ROWS else same[:1]
+                same = same[len(part):]
+                d = self._in_v(np.array([one[0] for one in part], np.int32))
+                t.reductions.append((len(part), len(x), t.put(d, [one[1] for one in part], x)))
+        if plain:
+            at = t.put(self._in_v(reduced[plain]), plain)
+            t.reductions.append((0, len(plain), at))

@@ -1,0 +1,240 @@
+"""Register-blocked micro-kernels of dense layers, as LLVM vectors: sums of products that are never stored.
+
+Examples are lanes. `v` holds rows of `tile` neighbouring examples; `w` holds numbers that all examples share, each
+repeated over one vector. Sizes are run-time arguments, so that the kernels compile once for every model. A product is
+rounded before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+ROWS = 4                            # results a block computes at once
+VECTORS = 4                         # vectors of examples a block of results keeps in registers
+
+
+def tile_unit(lanes: int) -> int:
+    """Tiles are whole multiples of this many examples."""
+    return VECTORS * lanes
+
+
+class _Block:
+    """A builder with the vocabulary of these kernels."""
+
+    def __init__(self, module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, names: tuple[str, ...]):
+        self.lanes, self.size = lanes, dtype.itemsize
+        self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.real, lanes)
+        pointers = {"v": self.real, "w": self.real, "partial": self.real, "operands": I32}
+        kinds = [pointers[n].as_pointer() if n in pointers else I64 for n in names]
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+        for argument, label in zip(self.function.args, names, strict=True):
+            argument.name = label
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def number(self, value: int) -> ir.Value:
+        """A 64-bit integer."""
+        return ir.Constant(I64, value)
+
+    def zero(self) -> ir.Value:
+        """A vector of 0.0."""
+        return ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def operand(self, operands: ir.Value, at: ir.Value) -> ir.Value:
+        """operands[at] as a 64-bit integer."""
+        b = self.builder
+        return b.sext(b.load(b.gep(operands, [at])), I64)
+
+    def address(self, pointer: ir.Value, at: ir.Value) -> ir.Value:
+        """Where the vector beginning at pointer[at] lies."""
+        return self.builder.bitcast(self.builder.gep(pointer, [at]), self.vector.as_pointer())
+
+    def load(self, pointer: ir.Value, at: ir.Value) -> ir.Value:
+        """The vector beginning at pointer[at]."""
+        return self.builder.load(self.address(pointer, at), align=self.size)
+
+    def store(self, value: ir.Value, pointer: ir.Value, at: ir.Value) -> None:
+        """Write a vector beginning at pointer[at]."""
+        self.builder.store(value, self.address(pointer, at), align=self.size)
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """A number in every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, undefined,
+                                           ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def variable(self, kind: ir.Type) -> ir.Value:
+        """A local variable; LLVM keeps it in a register."""
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(kind)
+
+    @contextmanager
+    def loop(self, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+        """`for index in range(start, stop, step)`; yields the index."""
+        b, place = self.builder, self.variable(I64)
+        head, body, after = (self.function.append_basic_block(n) for n in ("head", "body", "after"))
+        b.store(start, place)
+        b.branch(head)
+        b.position_at_end(head)
+        b.cbranch(b.icmp_signed("<", b.load(place), stop), body, after)
+        b.position_at_end(body)
+        index = b.load(place)
+        yield index
+        b.store(b.add(index, self.number(step)), place)
+        b.branch(head)
+        b.position_at_end(after)
+
+
+def dot(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: int) -> None:
+    """`void dot(v, w, operands, lo, n, tile)`: `rows` sums over one list of x, a dense layer's block of neurons.
+
+    v[lo + b] = Σₑ w[operands[(1 + b) n + e]] · v[operands[e]] for b < rows, added in the order of e.
+    """
+    k = _Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
+    v, w, operands, lo, n, tile = k.function.args
+    b = k.builder
+
+    def product(e: ir.Value, row: int, x: ir.Value) -> ir.Value:
+        at = k.operand(operands, b.add(b.mul(n, k.number(1 + row)), e))
+        return b.fmul(k.splat(b.load(b.gep(w, [b.mul(at, k.number(lanes))]))), x)
+    _sum_products(k, v, operands, lo, n, tile, rows, product)
+
+
+def pair(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None:
+    """`void pair(v, w, operands, lo, n, tile)`: v[lo] = Σₑ v[operands[n + e]] · v[operands[e]], in the order of e."""
+    k = _Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
+    v, _, operands, lo, n, tile = k.function.args
+    b = k.builder
+    here = k.variable(I64)                                   # the examples at hand, for the second factor
+
+    def product(e: ir.Value, row: int, x: ir.Value) -> ir.Value:
+        at = b.mul(k.operand(operands, b.add(n, e)), tile)
+        return b.fmul(k.load(v, b.add(at, b.load(here))), x)
+    _sum_products(k, v, operands, lo, n, tile, 1, product, here)
+
+
+def _sum_products(k: _Block, v: ir.Value, operands: ir.Value, lo: ir.Value, n: ir.Value, tile: ir.Value, rows: int,
+                  product: Callable[[ir.Value, int, ir.Value], ir.Value], here: ir.Value | None = None) -> None:
+    b = k.builder
+    sums = [[k.variable(k.vector) for _ in range(VECTORS)] for _ in range(rows)]
+    with k.loop(k.number(0), tile, VECTORS * k.lanes) as first:
+        def add(e: ir.Value, begin: bool) -> None:
+            base = b.add(b.mul(k.operand(operands, e), tile), first)
+            for j in range(VECTORS):
+                offset = k.number(j * k.lanes)
+                if here is not None:
+                    b.store(b.add(first, offset), here)
+                x = k.load(v, b.add(base, offset))
+                for row in range(rows):
+                    term = product(e, row, x)
+                    b.store(term if begin else b.fadd(b.load(sums[row][j]), term), sums[row][j])
+        add(k.number(0), True)
+        with k.loop(k.number(1), n, 1) as e:
+            add(e, False)
+        for row in range(rows):
+            out = b.add(b.mul(b.add(lo, k.number(row)), tile), first)
+            for j in range(VECTORS):
+                k.store(b.load(sums[row][j]), v, b.add(out, k.number(j * k.lanes)))
+    b.ret_void()
+
+
+def outer(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: int) -> None:
+    """`void outer(v, operands, partial, n, tile, count)`: a dense layer's weight gradient, summed over a tile.
+
+    partial[places[b] + e] += Σ over examples below `count` of v[d[b]] · v[x[e]], lane by lane; `operands` is d (`rows`),
+    then places (`rows`), then x (n).
+    """
+    k = _Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
+    v, operands, partial, n, tile, count = k.function.args
+    b = k.builder
+    d = [b.mul(k.operand(operands, k.number(row)), tile) for row in range(rows)]
+    places = [k.operand(operands, k.number(rows + row)) for row in range(rows)]
+    blocked = b.sub(n, b.srem(n, k.number(ROWS)))
+    for start, stop, columns in ((k.number(0), blocked, ROWS), (blocked, n, 1)):
+        sums = [[k.variable(k.vector) for _ in range(columns)] for _ in range(rows)]
+        with k.loop(start, stop, columns) as e:
+            x = [b.mul(k.operand(operands, b.add(e, k.number(2 * rows + q))), tile) for q in range(columns)]
+
+            def terms(at: ir.Value, x: list[ir.Value] = x) -> list[list[ir.Value]]:
+                xs = [k.load(v, b.add(one, at)) for one in x]
+                ds = [k.load(v, b.add(one, at)) for one in d]
+                return [[b.fmul(one, other) for other in xs] for one in ds]
+            _over_examples(k, count, sums, terms)
+            for row in range(rows):
+                for q in range(columns):
+                    place = b.mul(b.add(b.add(places[row], e), k.number(q)), k.number(lanes))
+                    k.store(b.fadd(k.load(partial, place), b.load(sums[row][q])), partial, place)
+    b.ret_void()
+
+
+def sum_rows(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None:
+    """`void sum_rows(v, operands, partial, n, tile, count)`: partial[place] += Σ over examples below `count` of v[row].
+
+    `operands` is n rows, then n places.
+    """
+    k = _Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
+    v, operands, partial, n, tile, count = k.function.args
+    b = k.builder
+    total = [[k.variable(k.vector)]]
+    with k.loop(k.number(0), n, 1) as e:
+        row = b.mul(k.operand(operands, e), tile)
+        _over_examples(k, count, total, lambda at: [[k.load(v, b.add(row, at))]])
+        place = b.mul(k.operand(operands, b.add(n, e)), k.number(lanes))
+        k.store(b.fadd(k.load(partial, place), b.load(total[0][0])), partial, place)
+    b.ret_void()
+
+
+def flush(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None:
+    """`void flush(v, w, n, …)`: w[r] += the lanes of v[r], in float64, as a balanced tree; then v[r] = 0, for r < n.
+
+    v: n vectors; w: n doubles. The tree is the same for every r and every run.
+    """
+    k = _Block(module, dtype, lanes, name, ("v", "w", "n", "unused1", "unused2", "unused3"))
+    v, w, n, *_ = k.function.args
+    b, double = k.builder, ir.DoubleType()
+    sums = b.bitcast(w, double.as_pointer())
+    with k.loop(k.number(0), n, 1) as r:
+        at = b.mul(r, k.number(lanes))
+        wide = k.load(v, at)
+        if dtype.itemsize == 4:
+            wide = b.fpext(wide, ir.VectorType(double, lanes))
+        width = lanes
+        while width > 1:
+            width //= 2
+            low, high = (b.shuffle_vector(wide, wide, ir.Constant(ir.VectorType(I32, width), list(range(s, s + width))))
+                         for s in (0, width))
+            wide = b.fadd(low, high)
+        place = b.gep(sums, [r])
+        b.store(b.fadd(b.load(place), b.extract_element(wide, ir.Constant(I32, 0))), place)
+        k.store(k.zero(), v, at)
+    b.ret_void()
+
+
+def _over_examples(k: _Block, count: ir.Value, sums: list[list[ir.Value]],
+                   terms: Callable[[ir.Value], list[list[ir.Value]]]) -> None:
+    """Add up terms(at) over the tile's vectors; in the last one only the examples that exist."""
+    b = k.builder
+    for row in sums:
+        for one in row:
+            b.store(k.zero(), one)
+    whole = b.sub(count, b.srem(count, k.number(k.lanes)))
+    with k.loop(k.number(0), whole, k.lanes) as at:
+        for row, values in zip(sums, terms(at), strict=True):
+            for one, value in zip(row, values, strict=True):
+                b.store(b.fadd(b.load(one), value), one)
+    with b.if_then(b.icmp_signed("<", whole, count)):
+        lane = ir.Constant(ir.VectorType(I64, k.lanes), list(range(k.lanes)))
+        undefined = ir.Constant(lane.type, ir.Undefined)
+        left = b.insert_element(undefined, b.sub(count, whole), ir.Constant(I32, 0))
+        left = b.shuffle_vector(left, undefined, ir.Constant(ir.VectorType(I32, k.lanes), [0] * k.lanes))
+        exists = b.icmp_signed("<", lane, left)
+        for row, values in zip(sums, terms(whole), strict=True):
+            for one, value in zip(row, values, strict=True):
+                b.store(b.fadd(b.load(one), b.select(exists, value, k.zero())), one)
