@@ -246,6 +246,39 @@ def devices(as_json: JsonOption = False) -> None:
         console.print(f"\nauto: {_auto_rule(backends.GPU_WORK)}", markup=False, highlight=False)
 
 
+_cache = typer.Typer(help="The machine code kept on disk between processes.", no_args_is_help=True)
+app.add_typer(_cache, name="cache")
+
+
+@_cache.command()
+def info(as_json: JsonOption = False) -> None:
+    """Where it is, how many programs it holds, and how large it may grow."""
+    with _reporting(as_json):
+        from jitgrad.compiler import cache
+
+        files = cache.files()
+        size = cache.size(files)
+        if as_json:
+            _print_json({"ok": True, "folder": str(cache.folder()), "files": len(files), "bytes": size,
+                         "limit_bytes": cache.LIMIT_BYTES})
+            return
+        typer.echo(f"{cache.folder()}: {len(files)} files, {size / 2**20:.1f} of at most "
+                   f"{cache.LIMIT_BYTES / 2**20:.0f} MiB (JITGRAD_CACHE_DIR puts it elsewhere)")
+
+
+@_cache.command()
+def clear(as_json: JsonOption = False) -> None:
+    """Remove it; programs are compiled anew when they are next run."""
+    with _reporting(as_json):
+        from jitgrad.compiler import cache
+
+        gone = cache.clear()
+        if as_json:
+            _print_json({"ok": True, "removed": gone})
+            return
+        typer.echo(f"removed {gone} files from {cache.folder()}")
+
+
 def _dataset(target: str, column: str | None, features: str | None, delimiter: str, recipe: Recipe) -> Dataset:
     from jitgrad import data, recipes
 

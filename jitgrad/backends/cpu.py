@@ -200,7 +200,8 @@ class CpuKernel:
                                 [leaf.width for leaf, _ in places], program.dtype)
         self._out_widths = [len(rows) for rows in program.example_outputs]
         columns = [(k, element, width) for k, width in enumerate(self._out_widths) for element in range(width)]
-        self._outputs = _Columns(*([c[j] for c in columns] for j in range(3)), program.dtype)
+        self._outputs = _Columns([k for k, _, _ in columns], [element for _, element, _ in columns],
+                                 [width for _, _, width in columns], program.dtype)
         self._operations = tape.operations()
         self._sum_rows = program.reduced_rows.astype(np.int64)
 

@@ -204,13 +204,13 @@ class _Tabulation:
                 plain.append(p)
                 p += 1
                 continue
-            first, d, x = p, product[0], []
-            while product is not None and product[0] == d:
-                x.append(product[1])
+            first, factor, others = p, product[0], []
+            while product is not None and product[0] == factor:
+                others.append(product[1])
                 p += 1
                 product = self.products.get(int(reduced[p])) if p < len(reduced) else None
-            xs = np.array(x, np.int32)
-            runs.setdefault(xs.tobytes(), []).append((d, first, xs))
+            xs = np.array(others, np.int32)
+            runs.setdefault(xs.tobytes(), []).append((factor, first, xs))
         t = self.tables
         for same in runs.values():
             x = self._in_v(same[0][2])
