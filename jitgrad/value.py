@@ -194,6 +194,7 @@ def _binary(name: str, x: Value, y: Any) -> Any:
             return NotImplemented
         if x.__class__ is Value:
             y = Value(y)                   # micrograd makes a leaf of a number, and so a node of its graph
+            y._rule = OPS["constant"]
     return apply(OPS[name], x, y)
 
 

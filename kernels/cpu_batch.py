@@ -186,3 +186,38 @@ def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
                 waiting = 0
             for c in range(out_rows.size):
                 unpack(v[out_rows[c]], out_columns[c], first, count)
+
+
+# Places of addresses in `code` for a program without a batch (kernels/rows.py).
+ROW_STEP, ROW_SUMS, ROW_PRODUCTS = range(3)
+
+
+@_compile
+def run_rows(code: Any, lanes: int, shared: Any, size: int, constants: Any, constant_values: Any, inputs: Any,
+             lines: Any, operands: Any, results: Any) -> Any:
+    """The shell of a program without a batch: every number once, an instruction's rows side by side.
+
+    A line is (operation, lo, rows, operands at, length), as jitgrad/compiler/rows.py tabulates them: an elementwise
+    operation's code, -1 sums, -2 takes, -3 sums of products. Returns the numbers of the rows `results`.
+    """
+    v = np.zeros(size, shared.dtype)
+    for j in range(constants.size):
+        v[constants[j]] = constant_values[j]
+    for j in range(inputs.size):
+        v[j] = shared[inputs[j]]
+    for t in range(lines.shape[0]):
+        kind, lo, n, at, length = lines[t, 0], lines[t, 1], lines[t, 2], lines[t, 3], lines[t, 4]
+        place = operands.ctypes.data + 4 * at
+        if kind >= 0:
+            _call(code[ROW_STEP], kind, v.ctypes.data, place, lo, n, 0)
+        elif kind == -2:
+            for j in range(n):
+                first, last, index = operands[at + j], operands[at + j + 1], v[operands[at + n + 1 + j]]
+                inside = index >= 0 and index < last - first
+                v[lo + j] = v[operands[first + np.int64(index)]] if inside else np.nan
+        else:
+            _call(code[ROW_SUMS] if kind == -1 else code[ROW_PRODUCTS], v.ctypes.data, place, lo, n, length, 0)
+    found = np.empty(results.size, np.float64)
+    for j in range(results.size):
+        found[j] = v[results[j]]
+    return found

@@ -24,7 +24,7 @@ def tile_unit(lanes: int) -> int:
     return VECTORS * lanes
 
 
-class _Block:
+class Block:
     """A builder with the vocabulary of these kernels."""
 
     def __init__(self, module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, names: tuple[str, ...]):
@@ -97,7 +97,7 @@ def dot(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: in
 
     v[lo + b] = Σₑ w[operands[(1 + b) n + e]] · v[operands[e]] for b < rows, added in the order of e.
     """
-    k = _Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
+    k = Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
     v, w, operands, lo, n, tile = k.function.args
     b = k.builder
 
@@ -109,7 +109,7 @@ def dot(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: in
 
 def pair(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None:
     """`void pair(v, w, operands, lo, n, tile)`: v[lo] = Σₑ v[operands[n + e]] · v[operands[e]], in the order of e."""
-    k = _Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
+    k = Block(module, dtype, lanes, name, ("v", "w", "operands", "lo", "n", "tile"))
     v, _, operands, lo, n, tile = k.function.args
     b = k.builder
     here = k.variable(I64)                                   # the examples at hand, for the second factor
@@ -120,7 +120,7 @@ def pair(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None
     _sum_products(k, v, operands, lo, n, tile, 1, product, here)
 
 
-def _sum_products(k: _Block, v: ir.Value, operands: ir.Value, lo: ir.Value, n: ir.Value, tile: ir.Value, rows: int,
+def _sum_products(k: Block, v: ir.Value, operands: ir.Value, lo: ir.Value, n: ir.Value, tile: ir.Value, rows: int,
                   product: Callable[[ir.Value, int, ir.Value], ir.Value], here: ir.Value | None = None) -> None:
     b = k.builder
     sums = [[k.variable(k.vector) for _ in range(VECTORS)] for _ in range(rows)]
@@ -151,7 +151,7 @@ def outer(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: 
     partial[places[b] + e] += Σ over examples below `count` of v[d[b]] · v[x[e]], lane by lane; `operands` is d (`rows`),
     then places (`rows`), then x (n).
     """
-    k = _Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
+    k = Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
     v, operands, partial, n, tile, count = k.function.args
     b = k.builder
     d = [b.mul(k.operand(operands, k.number(row)), tile) for row in range(rows)]
@@ -179,7 +179,7 @@ def sum_rows(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> 
 
     `operands` is n rows, then n places.
     """
-    k = _Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
+    k = Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
     v, operands, partial, n, tile, count = k.function.args
     b = k.builder
     total = [[k.variable(k.vector)]]
@@ -196,7 +196,7 @@ def flush(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> Non
 
     v: n vectors; w: n doubles. The tree is the same for every r and every run.
     """
-    k = _Block(module, dtype, lanes, name, ("v", "w", "n", "unused1", "unused2", "unused3"))
+    k = Block(module, dtype, lanes, name, ("v", "w", "n", "unused1", "unused2", "unused3"))
     v, w, n, *_ = k.function.args
     b, double = k.builder, ir.DoubleType()
     sums = b.bitcast(w, double.as_pointer())
@@ -217,7 +217,7 @@ def flush(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> Non
     b.ret_void()
 
 
-def _over_examples(k: _Block, count: ir.Value, sums: list[list[ir.Value]],
+def _over_examples(k: Block, count: ir.Value, sums: list[list[ir.Value]],
                    terms: Callable[[ir.Value], list[list[ir.Value]]]) -> None:
     """Add up terms(at) over the tile's vectors; in the last one only the examples that exist."""
     b = k.builder

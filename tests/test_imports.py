@@ -22,14 +22,15 @@ LAYERS = [
     ["backends"],
     ["value"],
     ["trace", "arguments", "debug"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "optim", "ravel", "testing"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{n}" for n in ("cpu", "cuda", "native"))]
+MACHINE_CODE = ["cpu", "cuda", "native", "rows"]
+GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax"],
     "jaxlib": ["jitgrad.backends.jax"],

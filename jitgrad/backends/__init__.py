@@ -44,12 +44,19 @@ class Device:
 
 
 def _cpu(program: Program) -> Kernel:
+    if not program.batched:
+        from jitgrad.backends.rows import RowsKernel
+        return RowsKernel(program)
     from jitgrad.backends.cpu import CpuKernel
     return CpuKernel(program)
 
 
 def _cuda(program: Program) -> Kernel:
-    from jitgrad.backends.cuda import CudaKernel
+    try:
+        from jitgrad.backends.cuda import CudaKernel
+    except ImportError as error:
+        raise errors.DeviceError(errors.explain("device 'cuda' needs numba-cuda, which cannot be imported here.",
+                                                str(error), "Install it with: pip install 'jitgrad[cuda]'.")) from error
     return CudaKernel(program)
 
 

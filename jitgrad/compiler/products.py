@@ -55,6 +55,17 @@ class Tables:
         return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)
 
 
+def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+    """Which rows are products that are read exactly once, results counting as read; and the two factors of each row."""
+    read = [results, *(rows for i in tape.instructions for rows in i.operands())]
+    uses = np.bincount(np.concatenate(read), minlength=tape.size)
+    factors = np.full((2, tape.size), -1, np.int32)
+    for i in tape.instructions:
+        if i.op is OPS["mul"]:
+            factors[:, i.lo:i.hi] = i.args
+    return (factors[0] >= 0) & (uses == 1), factors
+
+
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
     """The tables of a tape whose rows `reduced` are summed over the batch and rows `examples` stored."""
     return _Tabulation(tape, reduced, examples).tables
@@ -86,17 +97,8 @@ class _Tabulation:
     def _absorb(self, reduced: Rows, examples: Rows) -> None:
         """Find the products that are read once, by a sum or by a sum over the batch."""
         tape = self.tape
-        uses = np.zeros(tape.size, np.int64)
-        for i in tape.instructions:
-            for rows in i.operands():
-                np.add.at(uses, rows, 1)
-        np.add.at(uses, reduced, 1)
-        np.add.at(uses, examples, 1)
-        factors = np.full((2, tape.size), -1, np.int32)
-        for i in tape.instructions:
-            if i.op is OPS["mul"] and not i.uniform:
-                factors[:, i.lo:i.hi] = i.args
-        single = (factors[0] >= 0) & (uses == 1)
+        single, factors = single_use_products(tape, np.concatenate((reduced, examples)))
+        single &= ~tape.uniform
         self.dots: set[Instruction] = set()
         for i in tape.instructions:
             if i.op is OPS["sum"] and not i.uniform and i.segments is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ def for_cuda(tape: Tape, dtype: np.dtype[Any], columns: int) -> CudaSchedule:
     return CudaSchedule(False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), False, 1, WARP)
 
 
+@lru_cache(1024)
 def chunks(n: int, tile: int) -> npt.NDArray[np.int64]:
     """Where the chunks of a batch of n begin, and n: whole tiles each, but for the last."""
     tiles = -(-n // tile)

@@ -1,0 +1,224 @@
+"""Batch loops on CUDA: a fixed grid, a body with one hole, sums in a fixed order. No float atomics: same bits, every run.
+
+A program's reduced results are its columns. A block leaves its share of every column in `part[block][piece][column]`;
+`sum_shell` then adds the shares in block order, in float64. A float32 program computes in float32 alone and carries the
+rounding errors of its long sums as a second piece (Knuth's two-sum), so that piece 0 plus piece 1 is the sum.
+
+The simulator (NUMBA_ENABLE_CUDASIM=1) runs the same shells with Python holes; there, addresses are the arrays themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import config, cuda, types
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+WARP = 32
+VECTOR = None if SIMULATED else 16  # bytes that one instruction loads, and so the shared numbers' alignment
+FOLD = 16                          # examples a thread adds up plainly before they join the compensated sum
+SLICES = 8                         # warps that share the blocks' parts of a column in `sum_shell`
+
+if SIMULATED:
+    def as_pointer(address: Any, sample: Any) -> Any:
+        """An address, which the simulator passes as the array itself."""
+        return address
+else:
+    from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def as_pointer(typingctx: Any, address: Any, sample: Any) -> Any:
+        """An integer address as a pointer to numbers of `sample`'s dtype."""
+        kind = types.CPointer(sample.dtype)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(kind))
+        return kind(types.int64, sample), codegen
+
+
+def _kernel(function: Any) -> Any:
+    # Without link-time optimisation the PTX that is shown is the PTX that runs, and its constant memory keeps its name.
+    return cuda.jit(function) if SIMULATED else cuda.jit(lto=False)(function)
+
+
+def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns: int, shared_size: int, block: int,
+                unroll: int, pieces: int) -> Any:
+    """The shell around a straight-line body: a thread is an example, then the example a grid further on, and so on.
+
+    clear(acc): zero in all accumulators
+    body(acc, numbers, i, stride, n, addresses): examples i, i + stride, … (`unroll` of them), of which those below n
+        exist; adds what they contribute to this thread's `slots` accumulators, exchanging numbers within the warp
+    fold(acc, tile): moves the warp's accumulators into its compensated sums, `columns` numbers a piece
+    Every thread of a warp makes the same number of trips, so that exchanges find all 32.
+    """
+    size, warps = columns * pieces, block // WARP
+    tiles_size, compensated = size * warps, pieces == 2
+
+    def run(part: Any, shared: Any, addresses: Any, n: int) -> None:
+        acc = cuda.local.array(slots, real)
+        tiles = cuda.shared.array(tiles_size, real)
+        numbers = cuda.shared.array(shared_size, real, VECTOR)
+        thread, stride, i = cuda.threadIdx.x, cuda.gridsize(1), cuda.grid(1)
+        source = as_pointer(shared, numbers)
+        for k in range(thread, shared_size, block):
+            numbers[k] = source[k]
+        for k in range(thread, tiles_size, block):
+            tiles[k] = 0
+        cuda.syncthreads()
+        clear(acc)
+        first = thread // WARP * size
+        step = stride * unroll
+        trips = (n + step - 1) // step
+        done = 0
+        while done < trips:
+            stop = min(done + FOLD, trips)
+            while done < stop:
+                body(acc, numbers, i, stride, n, addresses)
+                i += step
+                done += 1
+            fold(acc, tiles, first)
+        cuda.syncthreads()
+        out = as_pointer(part, tiles)
+        for c in range(thread, columns, block):
+            total, error = tiles[c], real(0)
+            if compensated:
+                error = tiles[columns + c]
+            for warp in range(1, warps):
+                other = tiles[warp * size + c]
+                both = total + other
+                if compensated:
+                    of_other = both - total
+                    error += tiles[warp * size + columns + c] + ((total - (both - of_other)) + (other - of_other))
+                total = both
+            out[cuda.blockIdx.x * size + c] = total
+            if compensated:
+                # What was computed as the rounding error of an infinite sum is NaN.
+                out[cuda.blockIdx.x * size + columns + c] = error if total - total == 0 else real(0)
+    return _kernel(run)
+
+
+def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
+    """The shell that interprets a tape: compiled once for all programs of a dtype.
+
+    A block has WARP examples at a time, one a lane; its `warps` warps share the rows of each instruction. A row's
+    place is its number among the rows that vary, or ~its number among those that are the same for every example.
+    step(code, v, base, uniform, operands, at, width, out, first, step): one elementwise instruction, this lane's rows
+        first, first + step, … of `width`
+    scratch: WARP numbers for each varying row of each block; uniform: the rows that do not vary; table: a line (code,
+    width, first row written, operands at) for each instruction, code -1 a sum over lists, -2 a take from them;
+    inputs, outputs: a line (array, width, column, place) each; sums: the places of the columns.
+    """
+    compensated, padded = pieces == 2, WARP + 1         # padded, so that a column's 32 numbers lie in 32 banks
+
+    def run(part: Any, scratch: Any, uniform: Any, arrays: Any, inputs: Any, outputs: Any, sums: Any, table: Any,
+            operands: Any, rows: int, n: int) -> None:
+        tile = cuda.shared.array((warps, WARP, padded), real)
+        lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
+        columns = sums.size
+        base = cuda.blockIdx.x * rows * WARP + lane
+        mine = cuda.blockIdx.x * columns * pieces
+        for c in range(warp * WARP + lane, columns * pieces, WARP * warps):
+            part[mine + c] = 0
+        stride = cuda.gridDim.x * WARP
+        trips = (n + stride - 1) // stride
+        for trip in range(trips):
+            i = trip * stride + cuda.blockIdx.x * WARP + lane
+            exists = i < n
+            i = min(i, n - 1)
+            for c in range(warp, inputs.shape[0], warps):
+                source = as_pointer(arrays[inputs[c, 0]], tile)
+                scratch[base + inputs[c, 3] * WARP] = source[i * inputs[c, 1] + inputs[c, 2]]
+            cuda.syncthreads()
+            for t in range(table.shape[0]):
+                code, width, out, at = table[t, 0], table[t, 1], table[t, 2], table[t, 3]
+                if code >= 0:
+                    step(code, scratch, base, uniform, operands, at, width, out, warp, warps)
+                elif code == -1:
+                    for j in range(warp, width, warps):
+                        first, last = operands[at + j], operands[at + j + 1]
+                        p = operands[first]
+                        total = uniform[~p] if p < 0 else scratch[base + p * WARP]
+                        for e in range(first + 1, last):
+                            p = operands[e]
+                            total += uniform[~p] if p < 0 else scratch[base + p * WARP]
+                        scratch[base + (out + j) * WARP] = total
+                else:
+                    for j in range(warp, width, warps):
+                        p = operands[at + j]
+                        here = uniform[~p] if p < 0 else scratch[base + p * WARP]
+                        first, last = operands[at + width + j], operands[at + width + j + 1]
+                        found = real(np.nan)
+                        if here >= 0 and here < last - first:
+                            p = operands[first + np.int64(here)]
+                            found = uniform[~p] if p < 0 else scratch[base + p * WARP]
+                        scratch[base + (out + j) * WARP] = found
+                cuda.syncthreads()
+            for c in range(warp, outputs.shape[0], warps):
+                target, p = as_pointer(arrays[outputs[c, 0]], tile), outputs[c, 3]
+                target[i * outputs[c, 1] + outputs[c, 2]] = uniform[~p] if p < 0 else scratch[base + p * WARP]
+            for first in range(0, columns, WARP * warps):
+                own = first + warp * WARP
+                for k in range(min(WARP, columns - own)):
+                    p = sums[own + k]
+                    value = uniform[~p] if p < 0 else scratch[base + p * WARP]
+                    tile[warp, k, lane] = value if exists else real(0)
+                cuda.syncthreads()
+                c = own + lane
+                if c < columns:
+                    other = tile[warp, lane, 0]
+                    for k in range(1, WARP):
+                        other += tile[warp, lane, k]
+                    total = part[mine + c]
+                    both = total + other
+                    part[mine + c] = both
+                    if compensated:
+                        of_other = both - total
+                        part[mine + columns + c] += (total - (both - of_other)) + (other - of_other)
+                cuda.syncthreads()
+        if compensated:
+            for c in range(warp * WARP + lane, columns, WARP * warps):
+                total = part[mine + c]
+                if total - total != 0:
+                    part[mine + columns + c] = 0
+    return _kernel(run)
+
+
+def sum_shell(pieces: int) -> Any:
+    """sums[c] = the parts of column c over all blocks: SLICES warps take every SLICES-th block, then add up in order."""
+    def run(part: Any, sums: Any, blocks: int, columns: int) -> None:
+        shares = cuda.shared.array((SLICES, WARP), types.float64)
+        lane, share = cuda.threadIdx.x, cuda.threadIdx.y
+        c = cuda.blockIdx.x * WARP + lane
+        total = 0.0
+        if c < columns:
+            for b in range(share, blocks, SLICES):
+                for piece in range(pieces):
+                    total += np.float64(part[(b * pieces + piece) * columns + c])
+        shares[share, lane] = total
+        cuda.syncthreads()
+        if share == 0 and c < columns:
+            total = shares[0, lane]
+            for k in range(1, SLICES):
+                total += shares[k, lane]
+            sums[c] = total
+    return _kernel(run)
+
+
+if SIMULATED:
+    def simulated_lane() -> Any:
+        """This thread's place in its warp (simulator only)."""
+        return cuda.threadIdx.x % WARP
+
+    def simulated_warp_sum(values: Any, block: int) -> Any:
+        """The sums of `values` over this thread's warp, added up as emit_cuda.TransposedSum does (simulator only)."""
+        board = cuda.shared.array((block, len(values)), values.dtype)
+        thread = cuda.threadIdx.x
+        board[thread] = values
+        cuda.syncthreads()
+        rows = board[thread // WARP * WARP:thread // WARP * WARP + WARP]
+        while len(rows) > 1:
+            rows = rows[0::2] + rows[1::2]
+        cuda.syncthreads()
+        return rows[0]
