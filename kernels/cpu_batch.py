@@ -44,21 +44,28 @@ def _call(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, 
     return signature, codegen
 
 
+PACKED = 16                         # examples gathered at a time
+
+
 def _compile(function: Any) -> Any:
     return nb.njit(nogil=True, error_model="numpy", cache=True)(function)
 
 
 @_compile
-def pack(row: Any, column: Any, first: int, count: int) -> None:
-    """Gather `row` from examples first to first + count of a column."""
-    stride = column[1]
-    source = nb.carray(_pointer(column[0], row), ((first + count) * stride,))
-    if stride == 1:
-        for k in range(count):
-            row[k] = source[first + k]
-    else:
-        for k in range(count):
-            row[k] = source[(first + k) * stride]
+def pack(tile: Any, rows: Any, columns: Any, first: int, count: int, strided_only: bool) -> None:
+    """Gather tile[rows[c], k] = column c at example first + k, a few examples of all columns at a time.
+
+    So what one array holds of these examples is read while it is in the first-level cache.
+    """
+    for start in range(0, count, PACKED):
+        stop = min(start + PACKED, count)
+        for c in range(rows.size):
+            stride, row = columns[c, 1], tile[rows[c]]
+            if strided_only and stride == 1:
+                continue
+            source = nb.carray(_pointer(columns[c, 0], tile), ((first + count) * stride,))
+            for k in range(start, stop):
+                row[k] = source[(first + k) * stride]
 
 
 @_compile
@@ -87,7 +94,8 @@ def run_body(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
     each column's numbers for this tile, of another for the per-example results, and of the lane-wise partial sums. A
     column of neighbouring numbers is read and written where it is, unless the tile ends within a vector.
     """
-    inputs = np.empty((in_columns.shape[0], tile), shared.dtype)
+    in_rows = np.arange(in_columns.shape[0])
+    inputs = np.empty((in_rows.size, tile), shared.dtype)
     outputs = np.empty((out_columns.shape[0], tile), shared.dtype)
     partial = np.zeros(sums.shape[1] * lanes, shared.dtype)
     size = shared.itemsize
@@ -96,12 +104,10 @@ def run_body(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
         for first in range(bounds[chunk], bounds[chunk + 1], tile):
             count = min(tile, bounds[chunk + 1] - first)
             whole = count % lanes == 0
+            pack(inputs, in_rows, in_columns, first, count, whole)
             for c in range(sources.size):
-                if whole and in_columns[c, 1] == 1:
-                    sources[c] = in_columns[c, 0] + first * size
-                else:
-                    pack(inputs[c], in_columns[c], first, count)
-                    sources[c] = inputs[c].ctypes.data
+                direct = whole and in_columns[c, 1] == 1
+                sources[c] = in_columns[c, 0] + first * size if direct else inputs[c].ctypes.data
             for c in range(targets.size):
                 direct = whole and out_columns[c, 1] == 1
                 targets[c] = out_columns[c, 0] + first * size if direct else outputs[c].ctypes.data
@@ -172,8 +178,7 @@ def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
         waiting = 0
         for first in range(bounds[chunk], bounds[chunk + 1], tile):
             count = min(tile, bounds[chunk + 1] - first)
-            for c in range(in_rows.size):
-                pack(v[in_rows[c]], in_columns[c], first, count)
+            pack(v, in_rows, in_columns, first, count, False)
             for t in range(lines.shape[0]):
                 run_line(code, v, w, lines[t], operands)
             for t in range(reductions.shape[0]):

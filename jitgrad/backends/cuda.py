@@ -1,341 +1,68 @@
-"""The CUDA backend: numba-CUDA shells, bodies emitted once for CPU and CUDA, sums over the batch through the warp."""
+"""The CUDA backend: numba-CUDA shells around emitted bodies; without a GPU, everything but the launch.
+
+A call copies the batch in, launches two kernels (the program, then the sum over blocks) and copies the results out.
+"""
 
 from __future__ import annotations
 
-import math
+import re
+import shutil
+import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+import warnings
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+import numba_cuda  # noqa: F401  (without it, numba.cuda is something older)
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import config, cuda, types
+from numba import cuda, from_dtype, types
 
 from jitgrad import errors
+from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import I1, I32, I64, Emitter, emit_rows
-from jitgrad.compiler.graph import OPS
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.emit import encode
+from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
+from jitgrad.compiler.program import Program, Results
 from jitgrad.kernels import cuda_batch
-from jitgrad.kernels.cuda_batch import WARP
+from jitgrad.kernels.cuda_batch import SIMULATED, WARP
 
 Array = npt.NDArray[Any]
-Values = tuple[ir.Value, ...]
 
 CC = (9, 0, "a")                   # what is compiled for where there is no GPU: H100 and H200
-GLOBAL, CONSTANT = 1, 4            # NVVM's address spaces
-SHARED_NAME = "jitgrad_shared"
+INT = types.int64
+
+_LOCK = threading.RLock()          # numba compiles one function at a time, and a kernel's scratch serves one call
 
 
-class Warp:
-    """The 32 threads of a warp as one thread sees them."""
-
-    def __init__(self, emitter: Emitter):
-        self.emitter, self.builder = emitter, emitter.builder
-        thread = self._intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", I32, ())
-        self.lane = self.builder.and_(self.builder.call(thread, ()), ir.Constant(I32, WARP - 1))
-
-    def _intrinsic(self, name: str, result: ir.Type, args: Sequence[ir.Type]) -> ir.Function:
-        module = self.builder.module
-        return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, args), name)
-
-    def bit(self, k: int) -> ir.Value:
-        """Whether bit k of the lane number is set."""
-        masked = self.builder.and_(self.lane, ir.Constant(I32, 1 << k))
-        return self.builder.icmp_unsigned("!=", masked, ir.Constant(I32, 0))
-
-    def exchange(self, k: int, value: ir.Value) -> ir.Value:
-        """The value of the lane whose number differs in bit k."""
-        b = self.builder
-        shuffle = self._intrinsic("llvm.nvvm.shfl.sync.i32", ir.LiteralStructType((I32, I1)), (I32,) * 5)
-
-        def half(word: ir.Value) -> ir.Value:
-            butterfly = [ir.Constant(I32, x) for x in (-1, 3, 1 << k, WARP - 1)]
-            return b.extract_value(b.call(shuffle, [butterfly[0], butterfly[1], word, *butterfly[2:]]), 0)
-        if self.emitter.dtype.itemsize == 4:
-            return b.bitcast(half(b.bitcast(value, I32)), value.type)
-        word = b.bitcast(value, I64)
-        low, high = half(b.trunc(word, I32)), half(b.trunc(b.lshr(word, ir.Constant(I64, 32)), I32))
-        joined = b.or_(b.zext(low, I64), b.shl(b.zext(high, I64), ir.Constant(I64, 32)))
-        return b.bitcast(joined, value.type)
+def problem() -> str | None:
+    """Why CUDA kernels cannot be launched here, or None."""
+    if SIMULATED:
+        return "NUMBA_ENABLE_CUDASIM is set: numba simulates CUDA, and the simulator is not a device"
+    if cuda.is_available():
+        return None
+    reason = " ".join(str(cuda.cuda_error() or "").split())
+    return f"no usable GPU or driver was found ({reason})" if reason else "no usable GPU was found"
 
 
-def two_sum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> Values:
-    """x + y rounded, and its rounding error (Knuth 1969): six operations, any order of magnitudes."""
-    total = b.fadd(x, y)
-    of_y = b.fsub(total, x)
-    return total, b.fadd(b.fsub(x, b.fsub(total, of_y)), b.fsub(y, of_y))
+def describe() -> str:
+    """The GPU that kernels run on."""
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    major, minor = device.compute_capability[:2]
+    return f"{name}, compute capability {major}.{minor}, {device.MULTIPROCESSOR_COUNT} multiprocessors"
 
 
-def add_compensated(b: ir.IRBuilder, x: Values, y: Values) -> Values:
-    """The sum of two numbers, each (sum, error) or, with nothing to compensate, one number."""
-    if len(x) == 1:
-        return (b.fadd(x[0], y[0]),)
-    total, error = two_sum(b, x[0], y[0])
-    return total, b.fadd(b.fadd(x[1], y[1]), error)
-
-
-class TransposedSum:
-    """Adds up values over the warp, 32 at a time, leaving lane p with the sum of the p-th.
-
-    Two values become one whenever a pair of the same level waits: half of the lanes keep the first and give away their
-    part of the second, the other half the other way round. So 32 values cost 31 exchanges instead of 160, five wait at
-    most, and each sum is a balanced tree over the lanes.
-    """
-
-    def __init__(self, emitter: Emitter, warp: Warp, deliver: Callable[[Values], None]):
-        self.emitter, self.warp, self.deliver = emitter, warp, deliver
-        self.waiting: list[Values | None] = [None] * 5
-        self.bits = [warp.bit(k) for k in range(5)]
-
-    def push(self, value: Values) -> None:
-        """The next value of every lane."""
-        for level in range(5):
-            first, self.waiting[level] = self.waiting[level], None
-            if first is None:
-                self.waiting[level] = value
-                return
-            value = self._merge(level, first, value)
-        self.deliver(value)
-
-    def finish(self) -> None:
-        """Complete the last 32 with zeros."""
-        carried: Values | None = None
-        for level in range(5):
-            first, self.waiting[level] = self.waiting[level], None
-            if first is None and carried is None:
-                continue
-            zero = tuple(self.emitter.constant(0.0) for _ in (first or carried or ()))
-            carried = self._merge(level, first, carried or zero) if first else self._merge(level, carried or (), zero)
-        if carried is not None:
-            self.deliver(carried)
-
-    def _merge(self, level: int, first: Values, second: Values) -> Values:
-        b, upper = self.emitter.builder, self.bits[level]
-        kept = tuple(b.select(upper, y, x) for x, y in zip(first, second, strict=True))
-        given = (b.select(upper, x, y) for x, y in zip(first, second, strict=True))
-        return add_compensated(b, kept, tuple(self.warp.exchange(level, x) for x in given))
-
-
-class ThreadSink:
-    """A body's inputs and results on CUDA: one example, wherever its arrays lie.
-
-    i: the example's number; a lane past the end repeats the last example, so that what it stores is already there, and
-    adds zero to the sums.
-    """
-
-    def __init__(self, emitter: Emitter, layout: Layout, shared: ir.Value, arrays: Sequence[ir.Value], i: ir.Value,
-                 n: ir.Value, add: Callable[[int, ir.Value], None]):
-        self.emitter, self.layout, self.shared, self.add = emitter, layout, shared, add
-        b = emitter.builder
-        self.exists = b.icmp_signed("<", i, n)
-        example = b.select(self.exists, i, b.sub(n, ir.Constant(I64, 1)))
-        widths = [*layout.in_widths, *layout.out_widths]
-        self.bases = [b.gep(pointer, [b.mul(example, ir.Constant(I64, width))]) if width else None
-                      for pointer, width in zip(arrays, widths, strict=True)]
-        self.loaded: dict[tuple[int, int], ir.Value] = {}
-        self.unstored: list[ir.Value] = []
-
-    def _wide(self, array: int, element: int, count: int) -> ir.Value:
-        b, base = self.emitter.builder, self.bases[array]
-        address = b.gep(base, [ir.Constant(I64, element)])
-        if count > 1:
-            address = b.bitcast(address, ir.PointerType(ir.VectorType(self.emitter.real, count), GLOBAL))
-        return address
-
-    def prefetch(self) -> None:
-        """Load every batched input now."""
-        for row in self.layout.batched:
-            self.load(row)
-
-    def load(self, row: int) -> ir.Value:
-        b, layout = self.emitter.builder, self.layout
-        if row in layout.shared:
-            return b.load(b.gep(self.shared, [ir.Constant(I32, 0), ir.Constant(I32, layout.shared[row])]))
-        array, element = layout.batched[row]
-        count = layout.vector(layout.in_widths[array])
-        key = array, element - element % count
-        if key not in self.loaded:
-            self.loaded[key] = b.load(self._wide(*key, count), align=count * self.emitter.dtype.itemsize)
-        if count == 1:
-            return self.loaded[key]
-        return b.extract_element(self.loaded[key], ir.Constant(I32, element % count))
-
-    def reduce(self, place: int, value: ir.Value) -> None:
-        emitter = self.emitter
-        self.add(place, emitter.builder.select(self.exists, emitter.number(value), emitter.constant(0.0)))
-
-    def store(self, place: int, value: ir.Value) -> None:
-        array, element = self.layout.stored[place]
-        count = self.layout.vector(self.layout.out_widths[array])
-        self.unstored.append(self.emitter.number(value))
-        if len(self.unstored) < count:
-            return
-        b = self.emitter.builder
-        stored = self.unstored[0]
-        if count > 1:
-            stored = ir.Constant(ir.VectorType(self.emitter.real, count), ir.Undefined)
-            for k, one in enumerate(self.unstored):
-                stored = b.insert_element(stored, one, ir.Constant(I32, k))
-        address = self._wide(len(self.layout.in_widths) + array, element + 1 - count, count)
-        b.store(stored, address, align=count * self.emitter.dtype.itemsize)
-        self.unstored.clear()
-
-
-class Layout:
-    """Where a program's rows lie on the device: which are shared, in which array and column the others are."""
-
-    def __init__(self, program: Program):
-        tape, _ = program.rolled
-        self.program, self.tape, self.dtype = program, tape, program.dtype
-        number = {leaf.first: k for k, leaf in enumerate(program.batched)}
-        self.shared: dict[int, int] = {}              # row -> place in constant memory
-        self.batched: dict[int, tuple[int, int]] = {}  # row -> array, column
-        slots = []
-        for row, slot in enumerate(tape.inputs):
-            leaf, element = program.leaf_of(slot)
-            if leaf.shared:
-                self.shared[row] = len(slots)
-                slots.append(program.shared_offset[leaf.first] + element)
-            else:
-                self.batched[row] = number[leaf.first], element
-        self.shared_slots = np.array(slots, np.int64)
-        self.in_widths = [leaf.width for leaf in program.batched]
-        self.out_widths = [len(rows) for rows in program.example_outputs]
-        self.stored = [(k, e) for k, width in enumerate(self.out_widths) for e in range(width)]
-        # A row may be several results at once (the same gradient, or none): it is summed once.
-        rows = program.reduced_rows
-        first, inverse = np.unique(rows, return_index=True, return_inverse=True)[1:]
-        order = np.argsort(first)
-        self.columns = rows[first[order]].tolist()
-        self.column_of = np.argsort(order)[inverse]
-
-    def vector(self, width: int) -> int:
-        """How many numbers of a row of `width` one instruction of at most 16 bytes moves."""
-        return math.gcd(width, 16 // self.dtype.itemsize)
-
-    @property
-    def pieces(self) -> int:
-        """Numbers a partial sum is kept in: float32 sums carry their rounding error."""
-        return 2 if self.dtype.itemsize == 4 else 1
-
-
-class FusedCode:
-    """The straight-line functions that fill the holes of `cuda_batch.fused_shell`, emitted into an LLVM module."""
-
-    def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
-        self.layout, self.plan, self.real = layout, plan, Emitter(ir.IRBuilder(), layout.dtype, 1, "cuda").real
-        self.groups = max(1, -(-len(layout.columns) // WARP))
-        self.slots = max(1, len(layout.columns)) if plan.private else self.groups
-
-    def _function(self, module: ir.Module, name: str, arguments: dict[str, ir.Type]) -> tuple[ir.Function, Emitter]:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(arguments.values())), f"jitgrad_{name}")
-        function.linkage = "internal"
-        function.attributes.add("alwaysinline")
-        for argument, given in zip(function.args, arguments, strict=True):
-            argument.name = given
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
-        return function, Emitter(builder, self.layout.dtype, 1, "cuda")
-
-    def _state(self, *names: str) -> dict[str, ir.Type]:
-        return dict.fromkeys(names, self.real.as_pointer())
-
-    @staticmethod
-    def _at(emitter: Emitter, pointer: ir.Value, k: int) -> ir.Value:
-        return emitter.builder.gep(pointer, [ir.Constant(I32, k)])
-
-    def clear(self, module: ir.Module) -> ir.Function:
-        """`void clear(acc, high, low)`: zero in all of them."""
-        function, emitter = self._function(module, "clear", self._state("acc", "high", "low"))
-        for pointer in function.args:
-            for k in range(self.slots):
-                emitter.builder.store(emitter.constant(0.0), self._at(emitter, pointer, k))
-        emitter.builder.ret_void()
-        return function
-
-    def body(self, module: ir.Module) -> ir.Function:
-        """`void body(acc, i, stride, n, arrays…)`: `unroll` examples of one thread, start to end."""
-        layout = self.layout
-        array = ir.PointerType(self.real, GLOBAL)
-        names = [f"input{k}" for k in range(len(layout.in_widths))]
-        names += [f"output{k}" for k in range(len(layout.out_widths))]
-        function, emitter = self._function(module, "body", self._state("acc") | dict.fromkeys(("i", "stride", "n"), I64)
-                                           | dict.fromkeys(names, array))
-        acc, i, stride, n, *arrays = function.args
-        b = emitter.builder
-        for k in range(len(layout.in_widths)):
-            arrays[k].add_attribute("noalias")
-        shared = ir.GlobalVariable(module, ir.ArrayType(self.real, max(1, len(layout.shared_slots))), SHARED_NAME,
-                                   addrspace=CONSTANT)
-        shared.initializer = ir.Constant(shared.value_type, None)
-        shared.align = 16
-
-        def accumulate(k: int, value: ir.Value) -> None:
-            at = self._at(emitter, acc, k)
-            b.store(b.fadd(b.load(at), value), at)
-
-        def deliver(value: Values) -> None:
-            accumulate(next(group), value[0])
-
-        sinks = []
-        for _ in range(self.plan.unroll):
-            group = iter(range(self.groups))
-            sinks.append(ThreadSink(emitter, layout, shared, arrays, i, n, accumulate))
-            i = b.add(i, stride)
-        for sink in sinks if self.plan.unroll > 1 else []:
-            sink.prefetch()
-        examples = [r for rows in layout.program.example_outputs for r in rows.tolist()]
-        if not self.plan.private:
-            transposed = TransposedSum(emitter, Warp(emitter), deliver)
-            sinks[0].add = lambda place, value: transposed.push((value,))
-        for sink in sinks:
-            emit_rows(emitter, layout.tape, sink, layout.columns, examples)
-        if not self.plan.private:
-            transposed.finish()
-        b.ret_void()
-        return function
-
-    def _loaded(self, emitter: Emitter, k: int, *pointers: ir.Value) -> Values:
-        return tuple(emitter.builder.load(self._at(emitter, p, k)) for p in pointers[:self.layout.pieces])
-
-    def fold(self, module: ir.Module) -> ir.Function:
-        """`void fold(acc, high, low)`: (high, low) += acc, compensated; acc = 0."""
-        function, emitter = self._function(module, "fold", self._state("acc", "high", "low"))
-        acc, *sums = function.args
-        b, zero = emitter.builder, emitter.constant(0.0)
-        for k in range(self.slots):
-            term = (b.load(self._at(emitter, acc, k)), zero)[:self.layout.pieces]
-            for value, pointer in zip(add_compensated(b, self._loaded(emitter, k, *sums), term), sums, strict=False):
-                b.store(value, self._at(emitter, pointer, k))
-            b.store(zero, self._at(emitter, acc, k))
-        b.ret_void()
-        return function
-
-    def flush(self, module: ir.Module) -> ir.Function:
-        """`void flush(high, low, tile)`: tile[lane of every group] += the warp's sums, compensated."""
-        function, emitter = self._function(module, "flush", self._state("high", "low", "tile"))
-        high, low, tile = function.args
-        b, warp, columns = emitter.builder, Warp(emitter), self.groups * WARP
-        group = iter(range(self.groups))
-
-        def deliver(value: Values) -> None:
-            first = b.add(warp.lane, ir.Constant(I32, WARP * next(group)))
-            places = [b.gep(tile, [b.add(first, ir.Constant(I32, columns * piece))]) for piece in range(len(value))]
-            for total, place in zip(add_compensated(b, tuple(map(b.load, places)), value), places, strict=True):
-                b.store(total, place)
-
-        transposed = TransposedSum(emitter, warp, deliver)
-        for k in range(self.slots):
-            value = self._loaded(emitter, k, high, low)
-            if self.plan.private:
-                transposed.push(value)
-            else:
-                deliver(value)
-        transposed.finish()
-        b.ret_void()
-        return function
+def _capability() -> tuple[Any, ...]:
+    """What to compile text for: this machine's GPU, else CC."""
+    if problem() is not None:
+        return CC
+    major, minor = cuda.get_current_device().compute_capability[:2]
+    return (major, minor, "a") if major >= 9 else (major, minor)
 
 
 def _hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
@@ -354,13 +81,264 @@ def _hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
                 else:
                     given.append(value)
             wanted = callee.function_type.args
-            given = [builder.inttoptr(v, t) if t.is_pointer and not v.type.is_pointer else v
-                     for v, t in zip(given, wanted, strict=True)]
-            builder.call(callee, given)
+            builder.call(callee, [builder.inttoptr(v, t) if t.is_pointer and not v.type.is_pointer else v
+                                  for v, t in zip(given, wanted, strict=False)])
             return context.get_dummy_value()
-        return types.void(*args), codegen
+        wide = [INT if isinstance(a, types.Integer) else a for a in args]
+        return types.void(*wide), codegen
     # numba reads an intrinsic's arity off its signature.
     names = ", ".join(f"a{k}" for k in range(arity))
     scope: dict[str, Any] = {"typing": typing}
     exec(f"def hole(typingctx, {names}): return typing(typingctx, {names})", scope)
     return intrinsic(scope["hole"])
+
+
+class _Fused:
+    """A program as one straight line; see `cuda_batch.fused_shell`."""
+
+    def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
+        self.layout, self.plan, self.code = layout, plan, FusedCode(layout, plan)
+        self.columns, self.block = self.code.groups * WARP, (plan.block,)
+        # Whole vectors of shared numbers are loaded, so there is room for whole ones.
+        self.room = max(4, -(-len(layout.shared_slots) // 4) * 4)
+        count = len(layout.in_widths) + len(layout.out_widths)
+        self.signature = types.void(INT, INT, types.UniTuple(INT, max(1, count)), INT)
+
+    @cached_property
+    def kernel(self) -> Any:
+        code, plan, layout = self.code, self.plan, self.layout
+        if SIMULATED:
+            from jitgrad.backends.cuda_simulator import fused_holes
+            holes = fused_holes(code)
+        else:
+            holes = (_hole(1, code.clear), _hole(6, code.body), _hole(3, code.fold))
+        return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, self.room, plan.block,
+                                      plan.unroll, layout.pieces)
+
+    def emit(self, module: ir.Module) -> None:
+        """Everything emitted for this program."""
+        for function in (self.code.clear, self.code.body, self.code.fold):
+            function(module)
+
+    def arguments(self, held: _Held, part: Any, shared: Array, arrays: list[Any], blocks: int, n: int) -> list[Any]:
+        numbers = np.zeros(self.room, self.layout.dtype)
+        numbers[:len(self.layout.shared_slots)] = shared[self.layout.shared_slots]
+        return [_address(part), _address(held.keep(numbers)), tuple(map(_address, arrays)) or (0,), n]
+
+
+class _Tape:
+    """A program interpreted; see `cuda_batch.tape_shell`."""
+
+    def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
+        self.layout, self.plan, self.columns = layout, plan, len(layout.columns)
+        self.block = (WARP, plan.block // WARP)
+        tape = layout.tape
+        self.rows = int((~tape.uniform).sum())
+        # A varying row's place is its number among them, a uniform row's ~ its number among those.
+        self.place = np.where(tape.uniform, ~(np.cumsum(tape.uniform) - 1), np.cumsum(~tape.uniform) - 1)
+        self.place = self.place.astype(np.int32)
+        real = types.Array(from_dtype(layout.dtype), 1, "C")
+        table, operands = types.Array(INT, 2, "C"), types.Array(types.int32, 1, "C")
+        self.signature = types.void(real, real, real, types.Array(INT, 1, "C"), table, table, types.Array(INT, 1, "C"),
+                                    table, operands, INT, INT)
+
+    @cached_property
+    def kernel(self) -> Any:
+        return _interpreter(self.layout.dtype, self.plan.block // WARP, self.layout.pieces)
+
+    def emit(self, module: ir.Module) -> None:
+        """The interpreter's step."""
+        interpreter_step(module, self.layout.dtype)
+
+    @cached_property
+    def tables(self) -> list[Array]:
+        """inputs, outputs, sums, table, operands of `cuda_batch.tape_shell`."""
+        layout, place = self.layout, self.place
+        first_output = len(layout.in_widths)
+        inputs = [(a, layout.in_widths[a], c, place[row]) for row, (a, c) in layout.batched.items()]
+        outputs = [(first_output + a, layout.out_widths[a], c, place[row])
+                   for row, (a, c) in zip(layout.stored_rows, layout.stored, strict=True)]
+        lines, operands = encode(layout.tape, place)
+        varying = lines[lines[:, 4] == 0]
+        table = np.stack([varying[:, 0], varying[:, 2] - varying[:, 1], place[varying[:, 1]], varying[:, 3]], axis=1)
+        return [np.array(inputs, np.int64).reshape(-1, 4), np.array(outputs, np.int64).reshape(-1, 4),
+                place[layout.columns].astype(np.int64), np.ascontiguousarray(table, np.int64),
+                operands if len(operands) else np.zeros(1, np.int32)]
+
+    def uniform(self, shared: Array) -> Array:
+        """The rows that are the same for every example, worked out here: they cost one example's time."""
+        tape, layout = self.layout.tape, self.layout
+        v = np.zeros((tape.size, 1), layout.dtype)
+        for row, place in layout.shared.items():
+            v[row] = shared[layout.shared_slots[place]]
+        for row, value in tape.constants.items():
+            v[row] = value
+        with np.errstate(all="ignore"):
+            for i in tape.instructions:
+                if i.uniform:
+                    run_instruction(i, v)
+        found = v[tape.uniform, 0]
+        return found if len(found) else np.zeros(1, layout.dtype)
+
+    def arguments(self, held: _Held, part: Any, shared: Array, arrays: list[Any], blocks: int, n: int) -> list[Any]:
+        if not held.tables:
+            held.tables = [cuda.to_device(t) for t in self.tables]
+        scratch = held.scratch("rows", self.rows * WARP * blocks, self.layout.dtype)
+        where = [_address(a) for a in arrays]
+        addresses = where if SIMULATED else held.keep(np.array(where or [0], np.int64))
+        return [part, scratch, held.keep(self.uniform(shared)), addresses, *held.tables, self.rows, n]
+
+
+@cache
+def _interpreter(dtype: np.dtype[Any], warps: int, pieces: int) -> Any:
+    if SIMULATED:
+        from jitgrad.backends.cuda_simulator import tape_step as step
+    else:
+        step = _hole(10, lambda module: interpreter_step(module, dtype))
+    return cuda_batch.tape_shell(step, from_dtype(dtype), warps, pieces)
+
+
+@cache
+def _sums(pieces: int) -> Any:
+    return cuda_batch.sum_shell(pieces)
+
+
+def _address(array: Any) -> Any:
+    """A device array as the shells take it."""
+    if SIMULATED:
+        return array.reshape(-1)
+    return int(array.__cuda_array_interface__["data"][0] or 0)
+
+
+class _Held:
+    """Device memory: tables and scratch kept from call to call, and what one call has copied in."""
+
+    def __init__(self) -> None:
+        self.tables: list[Any] = []
+        self._scratch: dict[str, Any] = {}
+        self._call: list[Any] = []
+
+    def scratch(self, name: str, size: int, dtype: Any) -> Any:
+        """At least `size` numbers of device memory, whatever they hold."""
+        known = self._scratch.get(name)
+        if known is None or known.size < size:
+            known = self._scratch[name] = cuda.device_array(max(1, size), dtype)
+        return known
+
+    def keep(self, array: Array) -> Any:
+        """A copy on the device that lives until `done`."""
+        self._call.append(np.ascontiguousarray(array) if SIMULATED else cuda.to_device(array))
+        return self._call[-1]
+
+    def done(self) -> None:
+        """Let this call's copies go."""
+        self._call.clear()
+
+
+def _launch(kernel: Any, grid: int, block: tuple[int, ...], *args: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")             # numba warns of small grids; a small batch has one
+        configured = kernel[grid, block]
+    configured(*args)
+
+
+class CudaKernel:
+    """A program on CUDA; compiled by its first call, for any batch size."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        tape, _ = program.rolled
+        self.layout = Layout(program)
+        self.plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
+        self._form: _Fused | _Tape = (_Fused if self.plan.fused else _Tape)(self.layout, self.plan)
+        self._held = _Held()
+
+    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
+        """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
+        missing = None if SIMULATED else problem()
+        if missing is not None:
+            raise errors.DeviceError(errors.explain(
+                f"CUDA kernels cannot be launched here: {missing}.", None,
+                "Use device='auto', which falls back to the CPU, or device='cpu'. Lowering works without a GPU: "
+                "step.lower(...).as_text('ptx')."))
+        with _LOCK:
+            try:
+                return self._run(shared, batched, n)
+            finally:
+                self._held.done()
+
+    def _run(self, shared: Array, batched: list[Array], n: int) -> Results:
+        layout, form, held, dtype = self.layout, self._form, self._held, self.program.dtype
+        blocks, columns = self.plan.grid(n), form.columns
+        arrays = [held.keep(a) for a in batched]
+        outputs: list[Any] = [np.empty((n, w), dtype) if SIMULATED else cuda.device_array((n, w), dtype)
+                              for w in layout.out_widths]
+        part = held.scratch("part", blocks * layout.pieces * columns, dtype)
+        sums = held.scratch("sums", columns, np.float64)
+        _launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, arrays + outputs, blocks, n))
+        _launch(_sums(layout.pieces), -(-columns // WARP), (WARP, cuda_batch.SLICES), part, sums, blocks, columns)
+        found = sums.copy_to_host()[:columns]
+        results = [a if SIMULATED else a.copy_to_host() for a in outputs]
+        return Results(found[layout.column_of], results)
+
+    @cached_property
+    def _ptx(self) -> str:
+        with _LOCK:
+            text, _ = cuda.compile(self._form.kernel.py_func, self._form.signature, cc=_capability(), device=False,
+                                   abi="numba", output="ptx")
+        return str(text)
+
+    def as_text(self, form: str) -> str | None:
+        """"llvm": what is emitted into the kernel; "ptx": the kernel; "sass": its machine code, where nvdisasm is."""
+        if form == "llvm":
+            module = ir.Module("jitgrad")
+            self._form.emit(module)
+            return str(module)
+        if form == "ptx":
+            return self._ptx
+        if form == "sass":
+            return self._sass()
+        return None
+
+    def resources(self) -> dict[str, Any]:
+        """registers, spills and stack (bytes a thread), shared_memory (bytes a block), by ptxas; None without it."""
+        names = ("registers", "spills", "stack", "shared_memory")
+        ptxas = tool("ptxas")
+        if ptxas is None:
+            return dict.fromkeys(names)
+        with tempfile.TemporaryDirectory() as folder:
+            said = self._assemble(ptxas, Path(folder))
+        found = [re.search(pattern, said) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores",
+                                                          r"(\d+) bytes stack frame", r"(\d+) bytes smem")]
+        return {name: int(match[1]) if match else 0 for name, match in zip(names, found, strict=True)}
+
+    def _assemble(self, ptxas: str, folder: Path) -> str:
+        """Make folder/kernel.cubin; returns what ptxas says about it."""
+        (folder / "kernel.ptx").write_text(self._ptx, encoding="utf-8")
+        architecture = re.search(r"^\.target (\w+)", self._ptx, re.MULTILINE)
+        assert architecture is not None
+        done = subprocess.run([ptxas, "-v", f"--gpu-name={architecture[1]}", "kernel.ptx", "-o", "kernel.cubin"],
+                              cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise errors.DeviceError(errors.explain("ptxas refused a generated kernel.", None, done.stderr.strip()))
+        return done.stderr
+
+    def _sass(self) -> str:
+        tools = {name: tool(name) for name in ("ptxas", "nvdisasm")}
+        for name, path in tools.items():
+            if path is None:
+                raise errors.DeviceError(errors.explain(
+                    f"as_text('sass') needs {name}, which is not on this machine.", None,
+                    "Install it with: pip install 'jitgrad[cuda]' nvidia-cuda-nvcc, or put a CUDA toolkit on PATH."))
+        with tempfile.TemporaryDirectory() as folder:
+            self._assemble(str(tools["ptxas"]), Path(folder))
+            done = subprocess.run([str(tools["nvdisasm"]), "-c", "kernel.cubin"], cwd=folder, capture_output=True,
+                                  text=True, check=True)
+        return done.stdout
+
+
+@cache
+def tool(name: str) -> str | None:
+    """Where a program of the CUDA toolkit is: in a wheel, in a toolkit, or on PATH."""
+    from cuda import pathfinder
+    return pathfinder.find_nvidia_binary_utility(name) or shutil.which(name)
