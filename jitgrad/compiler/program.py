@@ -113,11 +113,6 @@ class Program:
         """The rows of each per-example output."""
         return [rows for rows, reduced in zip(self.rolled[1], self.reduced, strict=True) if not reduced]
 
-    @staticmethod
-    def collect(sums: npt.NDArray[np.float64], examples: list[npt.NDArray[Any]]) -> Results:
-        """What a kernel answers with."""
-        return Results(sums, examples)
-
 
 def _count_failures(graph: Graph, checks: Sequence[Check]) -> Node:
     """1.0 where a check fails, so that the batch's sum says whether to look for the example to blame."""

@@ -1,0 +1,25 @@
+"""What every test runs under: no user settings, a code cache of its own, the same Hypothesis examples every time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import hypothesis
+import pytest
+
+# Kernels that other runs left on disk would hide a compiler that no longer works.
+_CACHE = tempfile.mkdtemp(prefix="jitgrad-tests-")
+os.environ["JITGRAD_CACHE_DIR"] = _CACHE
+os.environ.pop("JITGRAD_DEVICE", None)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the referee must not take the GPU's memory
+
+# HYPOTHESIS_PROFILE=explore draws new examples; by default a red test is red for everybody.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_CACHE, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""Programs that the CUDA tests compile, simulate and measure: one for each kind of kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import jitgrad as jg
+from jitgrad import losses
+from jitgrad.compiler.graph import OPS, Graph
+from jitgrad.compiler.program import Leaf, Program
+
+Array = Any
+
+
+def network(sizes: tuple[int, ...], loss: Callable[[Any, Any], Any], dtype: Any) -> tuple[Any, dict[str, Array]]:
+    """A ReLU network with `loss` on its outputs, and parameters for it."""
+    rng = np.random.default_rng(0)
+    layers = list(enumerate(pairwise(sizes)))
+    params = {f"W{k}": (rng.normal(size=(b, a)) / np.sqrt(a)).astype(dtype) for k, (a, b) in layers}
+    params |= {f"b{k}": rng.normal(size=b).astype(dtype) for k, (_, b) in layers}
+
+    def objective(p: Any, x: Any, y: Any) -> Any:
+        for k, _ in layers:
+            x = p[f"W{k}"] @ x + p[f"b{k}"]
+            if k < len(layers) - 1:
+                x = jg.relu(x)
+        return loss(x, y)
+    return objective, params
+
+
+def program(fun: Callable[..., Any], *args: Any, **options: Any) -> Program:
+    """What the transforms make of a function; the first axis of every argument but the first is the batch."""
+    options = {"argnums": 0, "device": "interpret"} | options
+    return jg.value_and_grad(fun, **options).lower(*args).program
+
+
+def _mlp(sizes: tuple[int, ...], dtype: Any, **options: Any) -> Program:
+    fun, params = network(sizes, lambda out, y: losses.hinge(out[0], y), dtype)
+    return program(fun, params, np.ones((2, sizes[0]), dtype), np.ones(2, dtype), **options)
+
+
+def _linear(loss: Callable[[Any, Any], Any], dtype: Any) -> Program:
+    return program(lambda w, x, y: loss(w[:-1] @ x + w[-1], y), np.ones(4, dtype), np.ones((2, 3), dtype),
+                   np.ones(2, dtype))
+
+
+def _digits(dtype: Any) -> Program:
+    fun, params = network((64, 32, 10), losses.cross_entropy, dtype)
+    return program(fun, params, np.ones((2, 64), dtype), np.ones(2, int))
+
+
+PROGRAMS: dict[str, Callable[[Any], Program]] = {
+    "mse": lambda t: _linear(losses.mse, t),
+    "hinge": lambda t: _linear(losses.hinge, t),
+    "binary_cross_entropy": lambda t: _linear(losses.binary_cross_entropy, t),
+    "huber": lambda t: _linear(losses.huber, t),
+    "cross_entropy": lambda t: program(lambda w, x, y: losses.cross_entropy(w @ x, y), np.ones((10, 4), t),
+                                       np.ones((2, 4), t), np.ones(2, int)),
+    "mlp_2_16_16_1": lambda t: _mlp((2, 16, 16, 1), t),
+    "tape_64_32_10": _digits,
+    "per_example": lambda t: _mlp((2, 4, 3, 1), t, reduce=None),
+    # One parameter set an example: nothing is shared, and the gradient has rows.
+    "batched_parameters": lambda t: program(
+        lambda p, x, y: losses.mse(p[0] * jg.exp(p[1] * x) + p[2], y), np.ones((2, 3), t), np.ones(2, t), np.ones(2, t),
+        in_axes=(0, 0, 0)),
+    "without_a_batch": lambda t: program(lambda p: p[0] * p[0] + p[1], np.ones(2, t)),
+}
+
+
+def every_operation(dtype: Any) -> Program:
+    """One example through every operation of the table, its arguments batched; a result an operation."""
+    graph = Graph()
+    widest = max(op.arity for op in OPS.values()) + 2
+    inputs = [graph.input(k) for k in range(widest)]
+    leaf = Leaf("x", (widest,), False, "real", 0)
+    ops = [op for op in OPS.values() if op.arity or op.variadic]
+    index = graph.add(OPS["where"], graph.add(OPS["lt"], inputs[0], 0.0), 0.0, 1.0)
+    results = [graph.add(op, *(index if op.name == "take" and k == 0 else x
+                               for k, x in enumerate(inputs[:op.arity + 2 * op.variadic]))) for op in ops]
+    values = [graph.add(OPS["where"], r, 1.0, 0.0) if r.kind == "bool" else r for r in results]
+    return Program(graph, [leaf], values, [], [], True, dtype)
+
+
+def batch_for(made: Program, n: int, seed: int = 0) -> tuple[Array, list[Array]]:
+    """Random shared numbers and batched leaves for a program; whole numbers 0 and 1 where a label may be asked for."""
+    rng = np.random.default_rng(seed)
+    shared = (0.5 * rng.normal(size=made.shared_size)).astype(made.dtype)
+    batched = []
+    for leaf in made.batched:
+        labels = leaf.path == "y" or leaf.kind == "int"
+        drawn = rng.integers(0, 2, (n, leaf.width)) if labels else rng.normal(size=(n, leaf.width))
+        batched.append(drawn.astype(made.dtype))
+    return shared, batched

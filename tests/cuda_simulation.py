@@ -1,0 +1,66 @@
+"""Run by test_cuda.py in a process of its own under NUMBA_ENABLE_CUDASIM=1: shells against the interpreter.
+
+The grids and the run of plain sums are made small, so that a few hundred examples take several trips and folds.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from cuda_programs import PROGRAMS, batch_for, program
+from referees import assert_close, assert_same_bits
+
+from jitgrad.backends.cuda import CudaKernel, problem
+from jitgrad.backends.interpret import InterpretKernel
+from jitgrad.compiler import schedule
+from jitgrad.compiler.program import Program
+from jitgrad.kernels import cuda_batch
+
+
+def check(made: Program, n: int, label: str) -> None:
+    shared, batched = batch_for(made, n)
+    kernel = CudaKernel(made)
+    found, expected = (k(shared, batched, n) for k in (kernel, InterpretKernel(made)))
+    if n == 33:
+        assert_same_bits(kernel(shared, batched, n).sums, found.sums)
+    assert_close(found.sums, expected.sums, 2e-6 if made.dtype == np.float32 else 1e-13, f"{label}, n={n}")
+    for a, b in zip(found.examples, expected.examples, strict=True):
+        assert_same_bits(a, b)
+    print(f"{label}, n={n}: {kernel.plan.grid(n)} blocks", flush=True)
+
+
+def check_compensation() -> None:
+    """A warp's big term must not swallow a small one of a later fold, nor the block's sum what the warp kept."""
+    made = program(lambda p, x: p[0] * x, np.ones(1, np.float32), np.ones(2, np.float32))
+    x = np.zeros((2100, 1), np.float32)
+    x[32], x[2080], x[0] = 2.0**30, 1.0, -2.0**30              # the second warp, its third trip, the first warp
+    sums = CudaKernel(made)(np.ones(1, np.float32), [x], len(x)).sums
+    assert_same_bits(sums, np.array([0.0, 1.0, 1.0]))
+    x[5], x[70] = np.inf, -3.0e38
+    assert_same_bits(CudaKernel(made)(np.ones(1, np.float32), [x], len(x)).sums, np.array([0.0, np.inf, np.inf]))
+
+
+def main() -> None:
+    assert "simulator is not a device" in str(problem())
+    schedule.LIGHT_BLOCKS = schedule.HEAVY_BLOCKS = schedule.TAPE_BLOCKS = 2
+    cuda_batch.FOLD = 2
+    small = {"mlp": PROGRAMS["per_example"](np.float64), "batched": PROGRAMS["batched_parameters"](np.float32)}
+    for name, made in small.items():
+        for n in (1, 33):
+            check(made, n, name)
+    for n in (1, 31, 33, 2063):                                # 2,063: 1,024 a trip, so three trips and two folds
+        check(PROGRAMS["hinge"](np.float32), n, "hinge")
+    check_compensation()
+    check(PROGRAMS["hinge"](np.float64), 131, "hinge")
+    for n in (1, 32, 33, 131, 521):                            # 521: three trips of two blocks
+        check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy")
+    check(PROGRAMS["without_a_batch"](np.float32), 1, "without_a_batch")
+    schedule.FUSED_LIMIT, schedule.TAPE_WARPS = -1, 2
+    for n in (1, 67):                                          # 67: two trips of two blocks of 32
+        check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy by tape")
+    check(PROGRAMS["per_example"](np.float64), 33, "per_example by tape")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
