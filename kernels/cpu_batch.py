@@ -78,7 +78,7 @@ def unpack(row: Any, column: Any, first: int, count: int) -> None:
 
 
 # Places of addresses in `code`: what adds up lanes (kernels/dense.py), then the body, or the interpreter's kernels.
-FLUSH, BODY = 0, 1
+FLUSH, BODY, STREAM = 0, 1, 2
 STEP, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE, OUTER_BLOCK, SUM_ROWS = range(1, 8)
 
 # Lane-wise partial sums go to float64 after about this many examples: 64 additions a lane in float32.
@@ -87,12 +87,13 @@ FLUSH_EXAMPLES = 1024
 
 @_compile
 def run_body(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any,
-             sums: Any) -> None:
+             sums: Any, streaming: bool) -> None:
     """The shell around a straight-line body.
 
     code[BODY](shared, inputs, outputs, partial, count, 0): addresses of the shared numbers, of a table with the address of
     each column's numbers for this tile, of another for the per-example results, and of the lane-wise partial sums. A
-    column of neighbouring numbers is read and written where it is, unless the tile ends within a vector.
+    column of neighbouring numbers is read and written where it is, unless the tile ends within a vector. When
+    `streaming`, every result is such a column, aligned to vectors, and code[STREAM] is used for whole tiles.
     """
     in_rows = np.arange(in_columns.shape[0])
     inputs = np.empty((in_rows.size, tile), shared.dtype)
@@ -111,7 +112,8 @@ def run_body(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
             for c in range(targets.size):
                 direct = whole and out_columns[c, 1] == 1
                 targets[c] = out_columns[c, 0] + first * size if direct else outputs[c].ctypes.data
-            _call(code[BODY], shared.ctypes.data, sources.ctypes.data, targets.ctypes.data, partial.ctypes.data, count, 0)
+            body = code[STREAM] if streaming and whole else code[BODY]
+            _call(body, shared.ctypes.data, sources.ctypes.data, targets.ctypes.data, partial.ctypes.data, count, 0)
             _call(code[FLUSH], partial.ctypes.data, sums[chunk].ctypes.data, sums.shape[1], 0, 0, 0)
             for c in range(targets.size):
                 if not (whole and out_columns[c, 1] == 1):

@@ -33,8 +33,8 @@ class _TileSink:
 
     anew = ()
 
-    def __init__(self, emitter: Emitter, tape: Tape, program: Program, args: tuple[ir.Value, ...]):
-        self.emitter = emitter
+    def __init__(self, emitter: Emitter, tape: Tape, program: Program, streaming: bool, args: tuple[ir.Value, ...]):
+        self.emitter, self.streaming = emitter, streaming
         self.shared, self.inputs, self.outputs, self.partial, count, self.k = args
         self.shared_place = _shared_slots(tape, program)
         self.column = {row: c for c, row in enumerate(np.flatnonzero(~tape.shared).tolist())}
@@ -61,7 +61,12 @@ class _TileSink:
         emitter.store(emitter.apply(OPS["add"], [emitter.load(self.partial, at), kept]), self.partial, at)
 
     def store(self, place: int, value: ir.Value) -> None:
-        self.emitter.store(value, self._column(self.outputs, place), self.k)
+        builder, emitter = self.emitter.builder, self.emitter
+        stored = emitter.store(value, self._column(self.outputs, place), self.k)
+        if self.streaming:
+            # Past the caches: the results are too large to be found there again, and are not read to be overwritten.
+            stored.align = schedule.VECTOR_BYTES
+            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
 
 
 def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
@@ -73,10 +78,11 @@ def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
     return places
 
 
-def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) -> ir.Function:
+def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule, streaming: bool = False) -> ir.Function:
     """`void jitgrad_body(shared, inputs, outputs, partial, count, unused)`: a tile, vector by vector.
 
-    inputs and outputs are tables of addresses, one a column (see kernels/cpu_batch.py).
+    inputs and outputs are tables of addresses, one a column (see kernels/cpu_batch.py); streaming: outputs are aligned
+    to vectors and bypass the caches.
     """
     tape, _ = program.rolled
     real, table = FLOAT[program.dtype.name].as_pointer(), I64.as_pointer()
@@ -88,7 +94,7 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
     one.attributes.add("alwaysinline" if tape.operations() <= schedule.INLINED_LIMIT else "noinline")
     builder = ir.IRBuilder(one.append_basic_block("entry"))
     emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")
-    sink = _TileSink(emitter, tape, program, one.args)
+    sink = _TileSink(emitter, tape, program, streaming, one.args)
     examples = [r for rows in program.example_outputs for r in rows.tolist()]
     emit_rows(emitter, tape, sink, program.reduced_rows.tolist(), examples)
     builder.ret_void()
@@ -182,6 +188,14 @@ class _Columns:
         return table
 
 
+def _empty(n: int, width: int, dtype: np.dtype[Any], aligned: bool) -> Array:
+    if not aligned:
+        return np.empty((n, width), dtype)
+    room = np.empty(n * width + schedule.VECTOR_BYTES // dtype.itemsize, dtype)
+    skipped = -room.__array_interface__["data"][0] % schedule.VECTOR_BYTES // dtype.itemsize
+    return room[skipped:skipped + n * width].reshape(n, width)
+
+
 def _lines(rows: Sequence[tuple[int, ...]], width: int) -> npt.NDArray[np.int64]:
     return np.array(rows, np.int64).reshape(-1, width)
 
@@ -216,6 +230,22 @@ class CpuKernel:
             dense.flush(module, self.program.dtype, self.plan.lanes, "jitgrad_flush")
             return Native(module)
 
+    def _streams(self, n: int) -> bool:
+        """Whether results are too large for the caches, and lie so that whole vectors can be written past them."""
+        written = n * sum(self._out_widths) * self.program.dtype.itemsize
+        return written >= schedule.STREAMED_BYTES and set(self._out_widths) == {1}
+
+    @cached_property
+    def _streaming_code(self) -> Native:
+        with _LOCK:
+            module = ir.Module("jitgrad")
+            fused_body(module, self.program, self.plan, streaming=True)
+            return Native(module)
+
+    @cached_property
+    def _streaming_address(self) -> Any:
+        return np.append(self._address, self._streaming_code.address("jitgrad_body"))
+
     @cached_property
     def _address(self) -> Any:
         """Where the code is that the shell calls."""
@@ -241,8 +271,10 @@ class CpuKernel:
 
     def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
         program, fused, lanes, tile = self.program, self.plan.fused, self.plan.lanes, self.plan.tile
-        results = [np.empty((n, width), program.dtype) for width in self._out_widths]
+        streaming = fused and self._streams(n)
+        results = [_empty(n, width, program.dtype, streaming) for width in self._out_widths]
         columns = (self._inputs.at(batched), self._outputs.at(results))
+        address = self._streaming_address if streaming else self._address
         bounds = schedule.chunks(n, tile)
         sums = np.zeros((len(bounds) - 1, len(self._sum_rows)))
         unit = dense.tile_unit(lanes)
@@ -251,9 +283,9 @@ class CpuKernel:
         def work(lo: int, hi: int) -> None:
             where = (shared, *columns, bounds[lo:hi + 1], sums[lo:hi])
             if fused:
-                cpu_batch.run_body(self._address, lanes, tile, *where)
+                cpu_batch.run_body(address, lanes, tile, *where, streaming)
             else:
-                cpu_batch.run_tape(self._address, lanes, short, *where, *self._tape_arguments)
+                cpu_batch.run_tape(address, lanes, short, *where, *self._tape_arguments)
 
         if len(sums) == 1 or n * self._operations < PARALLEL_WORK or _threads() == 1:
             work(0, len(sums))

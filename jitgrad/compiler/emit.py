@@ -56,9 +56,9 @@ class Emitter:
         """The numbers of `lanes` neighbouring examples."""
         return self.builder.load(self._address(pointer, at), align=self.dtype.itemsize)
 
-    def store(self, value: ir.Value, pointer: ir.Value, at: ir.Value) -> None:
+    def store(self, value: ir.Value, pointer: ir.Value, at: ir.Value) -> ir.Instruction:
         """Write the numbers of `lanes` neighbouring examples; conditions as 0 and 1."""
-        self.builder.store(self.number(value), self._address(pointer, at), align=self.dtype.itemsize)
+        return self.builder.store(self.number(value), self._address(pointer, at), align=self.dtype.itemsize)
 
     def _address(self, pointer: ir.Value, at: ir.Value) -> ir.Value:
         address = self.builder.gep(pointer, [at])

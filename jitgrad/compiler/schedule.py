@@ -26,6 +26,7 @@ MAX_CHUNKS = 64
 WARP = 32                          # threads of a CUDA warp
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
 FUSED_TILE = 1024
+STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
 TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
 TAPE_UNITS = 8
 
