@@ -158,15 +158,17 @@ def run_line(code: Any, v: Any, w: Any, line: Any, operands: Any) -> None:
 
 @_compile
 def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out_columns: Any, bounds: Any, sums: Any,
-             v_size: int, w_size: int, in_rows: Any, out_rows: Any, constants: Any, constant_values: Any,
+             scratch: Any, v_size: int, w_size: int, in_rows: Any, out_rows: Any, constants: Any, constant_values: Any,
              shared_rows: Any, spread: Any, once: Any, lines: Any, reductions: Any, operands: Any) -> None:
     """The shell that interprets a tape, as jitgrad/compiler/products.py tabulates it.
 
     `w` (w_size, lanes) holds what all examples share, computed once by the lines `once`; `v` (v_size, tile) a tile's
-    rows. A reduction (rows, n, operands at) is a block of a weight gradient, or with rows = 0 a sum of plain rows.
+    rows; both lie in `scratch`, with the partial sums behind them. A reduction (rows, n, operands at) is a block of a weight gradient, or with rows = 0 a sum of plain rows.
     """
-    w = np.empty((w_size, lanes), shared.dtype)
-    v = np.zeros((v_size, tile), shared.dtype)
+    w = scratch[:w_size * lanes].reshape((w_size, lanes))
+    v = scratch[w_size * lanes:w_size * lanes + v_size * tile].reshape((v_size, tile))
+    partial = scratch[w_size * lanes + v_size * tile:][:sums.shape[1] * lanes]
+    partial[:] = 0
     for j in range(constants.size):
         w[constants[j], :] = constant_values[j]
     for j in range(shared_rows.shape[0]):
@@ -175,7 +177,6 @@ def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
         run_line(code, w, w, once[t], operands)
     for j in range(spread.shape[0]):
         v[spread[j, 0], :] = w[spread[j, 1], 0]
-    partial = np.zeros(sums.shape[1] * lanes, shared.dtype)
     for chunk in range(sums.shape[0]):
         waiting = 0
         for first in range(bounds[chunk], bounds[chunk + 1], tile):

@@ -216,6 +216,7 @@ class CpuKernel:
         columns = [(k, element, width) for k, width in enumerate(self._out_widths) for element in range(width)]
         self._outputs = _Columns([k for k, _, _ in columns], [element for _, element, _ in columns],
                                  [width for _, _, width in columns], program.dtype)
+        self._scratch = threading.local()
         self._operations = tape.operations()
         self._sum_rows = program.reduced_rows.astype(np.int64)
 
@@ -229,6 +230,15 @@ class CpuKernel:
             fused_body(module, self.program, self.plan)
             dense.flush(module, self.program.dtype, self.plan.lanes, "jitgrad_flush")
             return Native(module)
+
+    def _thread_scratch(self) -> Array:
+        """This thread's memory for a tape's rows, kept from call to call."""
+        found: Array | None = getattr(self._scratch, "rows", None)
+        if found is None:
+            assert self._tables is not None
+            size = self._tables.v_size * self.plan.tile + (self._tables.w_size + len(self._sum_rows)) * self.plan.lanes
+            found = self._scratch.rows = np.zeros(size, self.program.dtype)
+        return found
 
     def _streams(self, n: int) -> bool:
         """Whether results are too large for the caches, and lie so that whole vectors can be written past them."""
@@ -285,12 +295,12 @@ class CpuKernel:
             if fused:
                 cpu_batch.run_body(address, lanes, tile, *where, streaming)
             else:
-                cpu_batch.run_tape(address, lanes, short, *where, *self._tape_arguments)
+                cpu_batch.run_tape(address, lanes, short, *where, self._thread_scratch(), *self._tape_arguments)
 
         if len(sums) == 1 or n * self._operations < PARALLEL_WORK or _threads() == 1:
             work(0, len(sums))
         else:
-            parts = np.linspace(0, len(sums), min(len(sums), 2 * _threads()) + 1).astype(int).tolist()
+            parts = np.linspace(0, len(sums), min(len(sums), _threads()) + 1).astype(int).tolist()
             list(_pool().map(work, parts[:-1], parts[1:]))
         return Results(sums[0] if len(sums) == 1 else sums.sum(axis=0), results)
 
