@@ -163,7 +163,8 @@ def run_tape(code: Any, lanes: int, tile: int, shared: Any, in_columns: Any, out
     """The shell that interprets a tape, as jitgrad/compiler/products.py tabulates it.
 
     `w` (w_size, lanes) holds what all examples share, computed once by the lines `once`; `v` (v_size, tile) a tile's
-    rows; both lie in `scratch`, with the partial sums behind them. A reduction (rows, n, operands at) is a block of a weight gradient, or with rows = 0 a sum of plain rows.
+    rows; both lie in `scratch`, the partial sums behind them. A reduction (rows, n, operands at) is a block of a weight
+    gradient, or with rows = 0 a sum of plain rows.
     """
     w = scratch[:w_size * lanes].reshape((w_size, lanes))
     v = scratch[w_size * lanes:w_size * lanes + v_size * tile].reshape((v_size, tile))

@@ -1,8 +1,9 @@
 """Register-blocked micro-kernels of dense layers, as LLVM vectors: sums of products that are never stored.
 
 Examples are lanes. `v` holds rows of `tile` neighbouring examples; `w` holds numbers that all examples share, each
-repeated over one vector. Sizes are run-time arguments, so that the kernels compile once for every model. A product is
-rounded before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit for bit.
+repeated over one vector. Sizes are run-time arguments, so that the kernels compile once for every model. Within an
+example a product is rounded before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit
+for bit. Sums over the batch have no scalar program to agree with, and are fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ VECTORS = 4                         # vectors of examples a block of results kee
 def tile_unit(lanes: int) -> int:
     """Tiles are whole multiples of this many examples."""
     return VECTORS * lanes
+
+
+_Sums = list[list[ir.Value]]
 
 
 class Block:
@@ -69,6 +73,15 @@ class Block:
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined,
                                            ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """X · y + z, rounded once where the processor can."""
+        name = f"llvm.fmuladd.v{self.lanes}f{8 * self.size}"
+        module = self.builder.module
+        function = module.globals.get(name)
+        if function is None:
+            function = ir.Function(module, ir.FunctionType(self.vector, [self.vector] * 3), name)
+        return self.builder.call(function, [x, y, z])
 
     def variable(self, kind: ir.Type) -> ir.Value:
         """A local variable; LLVM keeps it in a register."""
@@ -162,11 +175,12 @@ def outer(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: 
         with k.loop(start, stop, columns) as e:
             x = [b.mul(k.operand(operands, b.add(e, k.number(2 * rows + q))), tile) for q in range(columns)]
 
-            def terms(at: ir.Value, x: list[ir.Value] = x) -> list[list[ir.Value]]:
+            def added(at: ir.Value, x: list[ir.Value] = x, sums: _Sums = sums) -> _Sums:
                 xs = [k.load(v, b.add(one, at)) for one in x]
                 ds = [k.load(v, b.add(one, at)) for one in d]
-                return [[b.fmul(one, other) for other in xs] for one in ds]
-            _over_examples(k, count, sums, terms)
+                return [[k.multiply_add(one, other, b.load(total)) for other, total in zip(xs, row, strict=True)]
+                        for one, row in zip(ds, sums, strict=True)]
+            _over_examples(k, count, sums, added)
             for row in range(rows):
                 for q in range(columns):
                     place = b.mul(b.add(b.add(places[row], e), k.number(q)), k.number(lanes))
@@ -185,7 +199,7 @@ def sum_rows(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> 
     total = [[k.variable(k.vector)]]
     with k.loop(k.number(0), n, 1) as e:
         row = b.mul(k.operand(operands, e), tile)
-        _over_examples(k, count, total, lambda at: [[k.load(v, b.add(row, at))]])
+        _over_examples(k, count, total, lambda at: [[b.fadd(b.load(total[0][0]), k.load(v, b.add(row, at)))]])
         place = b.mul(k.operand(operands, b.add(n, e)), k.number(lanes))
         k.store(b.fadd(k.load(partial, place), b.load(total[0][0])), partial, place)
     b.ret_void()
@@ -217,24 +231,23 @@ def flush(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> Non
     b.ret_void()
 
 
-def _over_examples(k: Block, count: ir.Value, sums: list[list[ir.Value]],
-                   terms: Callable[[ir.Value], list[list[ir.Value]]]) -> None:
-    """Add up terms(at) over the tile's vectors; in the last one only the examples that exist."""
+def _over_examples(k: Block, count: ir.Value, sums: _Sums, added: Callable[[ir.Value], _Sums]) -> None:
+    """From 0, sums = added(at) over the tile's vectors; in the last one only for the examples that exist."""
     b = k.builder
     for row in sums:
         for one in row:
             b.store(k.zero(), one)
     whole = b.sub(count, b.srem(count, k.number(k.lanes)))
     with k.loop(k.number(0), whole, k.lanes) as at:
-        for row, values in zip(sums, terms(at), strict=True):
+        for row, values in zip(sums, added(at), strict=True):
             for one, value in zip(row, values, strict=True):
-                b.store(b.fadd(b.load(one), value), one)
+                b.store(value, one)
     with b.if_then(b.icmp_signed("<", whole, count)):
         lane = ir.Constant(ir.VectorType(I64, k.lanes), list(range(k.lanes)))
         undefined = ir.Constant(lane.type, ir.Undefined)
         left = b.insert_element(undefined, b.sub(count, whole), ir.Constant(I32, 0))
         left = b.shuffle_vector(left, undefined, ir.Constant(ir.VectorType(I32, k.lanes), [0] * k.lanes))
         exists = b.icmp_signed("<", lane, left)
-        for row, values in zip(sums, terms(whole), strict=True):
+        for row, values in zip(sums, added(whole), strict=True):
             for one, value in zip(row, values, strict=True):
-                b.store(b.fadd(b.load(one), b.select(exists, value, k.zero())), one)
+                b.store(b.select(exists, value, b.load(one)), one)
