@@ -344,6 +344,8 @@ def fabs(m: _Emission, x: _Lanes) -> _Lanes:
     return m.fabs(x)
 
 
+PREFIX = "jitgrad."                 # of the names of emitted functions
+
 FUNCTIONS: dict[str, Callable[..., _Lanes]] = {
     f.__name__: f for f in (exp, log, log1p, tanh, sin, cos, erf, pow, sqrt, fabs)}
 
@@ -351,7 +353,7 @@ FUNCTIONS: dict[str, Callable[..., _Lanes]] = {
 def call(builder: ir.IRBuilder, dtype: np.dtype[Any], lanes: int, name: str, args: Sequence[ir.Value]) -> ir.Value:
     """Call a function of this file on vectors, emitting it into the module if it is the first call."""
     module = builder.module
-    full = f"jitgrad.{name}.v{lanes}f{8 * dtype.itemsize}"
+    full = f"{PREFIX}{name}.v{lanes}f{8 * dtype.itemsize}"
     function = module.globals.get(full)
     if function is None:
         kind = args[0].type

@@ -20,7 +20,7 @@ from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.products import Tables, tabulate
 from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.tape import Tape
-from jitgrad.kernels import cpu_batch, dense
+from jitgrad.kernels import cpu_batch, dense, vector_math
 
 Array = npt.NDArray[Any]
 
@@ -91,13 +91,18 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule, 
     one.linkage = "internal"
     # Inlined into the loop, partial sums stay in registers. A large body would only lose: its shared numbers, hoisted
     # out of the loop as whole vectors, no longer fit the first-level cache.
-    one.attributes.add("alwaysinline" if tape.operations() <= schedule.INLINED_LIMIT else "noinline")
+    small = tape.operations() <= schedule.INLINED_LIMIT
+    one.attributes.add("alwaysinline" if small else "noinline")
     builder = ir.IRBuilder(one.append_basic_block("entry"))
     emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")
     sink = _TileSink(emitter, tape, program, streaming, one.args)
     examples = [r for rows in program.example_outputs for r in rows.tolist()]
     emit_rows(emitter, tape, sink, program.reduced_rows.tolist(), examples)
     builder.ret_void()
+    for function in module.functions:
+        if function.name.startswith(vector_math.PREFIX):
+            # A call costs a few per cent; a hundred copies of tanh cost the compiler seconds.
+            function.attributes.add("alwaysinline" if small else "noinline")
 
     body = _function(module, "jitgrad_body", kinds, ("shared", "inputs", "outputs", "partial", "count", "unused"))
     builder = ir.IRBuilder(body.append_basic_block("entry"))

@@ -40,8 +40,9 @@ def _optimised(module: ir.Module) -> Any:
     module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(parsed, llvm.create_pass_builder(machine, options))
+    # Vectors and blocks are emitted as such: what the higher levels look for is already there, and they take twice as long.
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
+    passes.getModulePassManager().run(parsed, passes)
     return parsed
 
 
