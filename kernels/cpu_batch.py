@@ -48,7 +48,11 @@ PACKED = 16                         # examples gathered at a time
 
 
 def _compile(function: Any) -> Any:
-    return nb.njit(nogil=True, error_model="numpy", cache=True)(function)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return nb.njit(cache=True, **options)(function)
+    except RuntimeError:                # nowhere to write: neither beside this file nor in the user's cache folder
+        return nb.njit(**options)(function)
 
 
 @_compile

@@ -128,3 +128,35 @@ def test_the_command_line_tells_and_clears() -> None:
     assert "1 files" in told.output
     assert CliRunner().invoke(app, ["cache", "clear"]).exit_code == 0
     assert cache.files() == []
+
+
+FORKED = """
+import os
+import numpy as np
+import jitgrad as jg
+X = np.random.default_rng(0).normal(size=(100_000, 2))
+step = jg.value_and_grad(lambda w, x: jg.tanh(w @ x), device="cpu")
+here = step(np.ones(2), X)[0]
+child = os.fork()
+if child == 0:
+    os._exit(0 if step(np.ones(2), X)[0] == here else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+READ_ONLY = """
+import numba.core.caching as caching
+def nowhere(self, function):
+    raise RuntimeError("cannot cache function: no locator available")
+caching.CacheImpl.__init__ = nowhere
+import numpy as np
+import jitgrad as jg
+assert jg.value_and_grad(lambda w, x: w * x, device="cpu")(2.0, np.arange(3.0)) == (2.0, 1.0)
+"""
+
+
+@pytest.mark.parametrize("program", [pytest.param(FORKED, marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")),
+                                     READ_ONLY], ids=["forked", "read-only"])
+def test_a_fork_and_an_installation_nobody_can_write_to(program: str) -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120,
+                          check=False)
+    assert done.returncode == 0, done.stderr

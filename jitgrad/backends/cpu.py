@@ -163,6 +163,15 @@ _LOCK = threading.RLock()
 _POOL: ThreadPoolExecutor | None = None
 
 
+def _forget_pool() -> None:
+    global _POOL
+    _POOL = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)        # a forked child has none of its parent's threads
+
+
 def _pool() -> ThreadPoolExecutor:
     global _POOL
     with _LOCK:
