@@ -315,7 +315,10 @@ class CpuKernel:
             work(0, len(sums))
         else:
             parts = np.linspace(0, len(sums), min(len(sums), _threads()) + 1).astype(int).tolist()
-            list(_pool().map(work, parts[:-1], parts[1:]))
+            others = [_pool().submit(work, lo, hi) for lo, hi in zip(parts[1:-1], parts[2:], strict=True)]
+            work(parts[0], parts[1])                        # this thread need not be woken
+            for other in others:
+                other.result()
         return Results(sums[0] if len(sums) == 1 else sums.sum(axis=0), results)
 
     def as_text(self, form: str) -> str | None:
