@@ -39,3 +39,7 @@ class HouseDocstrings(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = as_list(obj.docstring.value)
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        # jitgrad's public names come from the table of operations, which griffe, reading the source, cannot know.
+        mod.exports = None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jitgrad import backends, errors
-from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, unflatten
+from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, paths, unflatten
 from jitgrad.calls import Call, Recorded, fused
 from jitgrad.compiler.program import Program
 from jitgrad.lowered import Lowered
@@ -50,7 +50,8 @@ class Transformed:
             args = self._positional(args, kwargs)
         leaves, structure = flatten(args)
         if not PLAIN.issuperset(map(type, leaves)):
-            leaves = [leaf if type(leaf) in PLAIN else as_array(leaf, lambda k=k: f"number {k}")  # type: ignore[misc]
+            leaves = [leaf if type(leaf) in PLAIN else
+                      as_array(leaf, lambda k=k: paths(structure, self._names(len(args)))[k])  # type: ignore[misc]
                       for k, leaf in enumerate(leaves)]
         kind = key(leaves, structure)
         call = self._calls.get(kind)
@@ -84,15 +85,17 @@ class Transformed:
         except (TypeError, ValueError):
             return None
 
+    def _names(self, count: int) -> list[str]:
+        names = list(self._signature.parameters) if self._signature is not None else []
+        return names + [f"argument {k}" for k in range(len(names), count)]
+
     def _bind(self, args: tuple[Any, ...]) -> Bound:
         args = self._positional(args, {})
-        names = list(self._signature.parameters) if self._signature is not None else []
-        names += [f"argument {k}" for k in range(len(names), len(args))]
         for k in self._numbers:
             if not -len(args) <= k < len(args):
                 raise errors.ArgumentError(f"argnums names argument {k}, but {self.__name__} was called with "
                                            f"{len(args)} arguments")
-        return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), names)
+        return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), self._names(len(args)))
 
     def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
         """Everything about a call that depends only on its arguments' structure, shapes and dtypes."""
@@ -142,7 +145,7 @@ class Transformed:
         leaves = bound.leaves(signature)
         recorder = Recorder(leaves)
         args = unflatten(bound.structure, [recorder.argument(leaf) for leaf in leaves])
-        result = self.fun(*args)
+        result = recorder.run(self.fun, args)
         values, structure = flatten(result)
         arrays = [v if isinstance(v, np.ndarray) else np.array(v, object) for v in values]
         if self.returns != "jit":

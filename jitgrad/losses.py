@@ -1,4 +1,4 @@
-"""Losses: error as one scalar. For one example they are the bare term; for sequences, its mean (or sum, or each).
+"""Losses: error as one scalar. For one example they are the bare term; for sequences, the textbook's mean (hinge: sum).
 
 Every loss takes Values, numbers, arrays or lists, eager or traced. Labels are checked: now if they are numbers, at run
 time, example by example, if they are traced.
@@ -28,12 +28,11 @@ def mse(prediction: Any, target: Any, reduction: str = "mean") -> Any:
     return _reduce(lambda p, t: (p - t)**2, prediction, target, reduction)
 
 
-def hinge(score: Any, label: Any, reduction: str = "mean") -> Any:
-    """Hinge loss max(0, 1 - label · score) (Cortes & Vapnik 1995); for sequences the sum's mean is taken over n.
+def hinge(score: Any, label: Any, reduction: str = "sum") -> Any:
+    """Hinge loss max(0, 1 - label · score) (Cortes & Vapnik 1995); for sequences the sum Σ max(0, 1 - yᵢ · ŷᵢ).
 
     score: real number, the model's margin; label: -1 or +1, anything else raises LabelError naming the value; or
-    sequences of both. Zero with zero gradient once label · score >= 1. The textbook's Σ is `reduction="sum"`, and the
-    default for sequences: see `docs/tutorial.md`.
+    sequences of both. Zero with zero gradient once label · score >= 1.
     """
     def one(s: Any, y: Any) -> Any:
         require((y == 1) | (y == -1), y, "a hinge label must be -1 or +1; got {value}",

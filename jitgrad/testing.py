@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from jitgrad import errors
 from jitgrad.api import Argnums, jit, value_and_grad
-from jitgrad.arguments import as_array, flatten, unflatten
+from jitgrad.arguments import as_array, flatten, paths, unflatten
 
 Array = npt.NDArray[Any]
 
@@ -98,7 +98,7 @@ def _widened(args: Sequence[Any]) -> list[Any]:
     leaves, structure = flatten(list(args))
     wide = []
     for k, leaf in enumerate(leaves):
-        array = as_array(leaf, lambda k=k: f"number {k}")  # type: ignore[misc]
+        array = as_array(leaf, lambda k=k: paths(structure, [f"args[{n}]" for n in range(len(args))])[k])  # type: ignore[misc]
         wide.append(array.astype(np.float64) if array.dtype.kind == "f" else array)
     result: list[Any] = unflatten(structure, wide)
     return result
@@ -137,7 +137,9 @@ def _differences(fun: Callable[..., Any], args: Sequence[Any], argnums: Argnums,
     places = [k for n in numbers for k in range(len(leaves)) if bound.owner(k) == n % len(args)]
     random = np.random.default_rng(seed)
     here = float(value(*args))
-    found = []
+    found: list[Comparison] = []
+    if not np.isfinite(here):
+        return found                                   # a difference from infinity says nothing
     for (path, gradient), place in zip(named, places, strict=True):
         flat = np.asarray(leaves[place], np.float64).ravel()
         probes = random.permutation(flat.size)[:_PROBES]

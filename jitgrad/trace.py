@@ -15,7 +15,7 @@ from jitgrad import errors
 from jitgrad.compiler.graph import Graph, Node, Op
 from jitgrad.compiler.program import Check, Leaf
 from jitgrad.compiler.simplify import rewrite
-from jitgrad.value import Traced, Value, number_of
+from jitgrad.value import RECORDING, Traced, Value, number_of
 
 
 class Recorder:
@@ -28,6 +28,14 @@ class Recorder:
         self.checks: list[Check] = []
         self._captured_nodes: dict[int, Node] = {}
         self._slots = sum(leaf.width for leaf in leaves)
+
+    def run(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """Call the function; until it returns, this thread's arithmetic on Values is recorded here."""
+        outer, RECORDING.recorder = RECORDING.recorder, self
+        try:
+            return function(*args)
+        finally:
+            RECORDING.recorder = outer
 
     def argument(self, leaf: Leaf) -> Any:
         """The traced stand-in of an argument: a Traced scalar, or an object array of them."""

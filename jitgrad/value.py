@@ -7,6 +7,7 @@ recurses, and nothing raises outside a function's domain: it answers NaN or inf 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -57,6 +58,15 @@ def reference(op: Op) -> Callable[..., Any]:
 def derivative(op: Op) -> Callable[..., tuple[Any, ...]]:
     """(g, out, *args) -> a cotangent for each argument, on Python numbers."""
     return _python(vjp_graph(op, tuple(range(op.arity))), ["g", "out", *(f"x{k}" for k in range(op.arity))])
+
+
+class _Recording(threading.local):
+    """The recorder of the function that this thread is recording, or None."""
+
+    recorder: Any = None
+
+
+RECORDING = _Recording()
 
 
 class Value:
@@ -128,7 +138,10 @@ class Value:
         # A condition is as true as its data; a number is true, as every object of micrograd's class is.
         return bool(self.data) if self._rule is not None and self._rule.result == "bool" else True
 
-    def __float__(self) -> float: return float(self.data)
+    def __float__(self) -> float:
+        if RECORDING.recorder is not None:
+            raise _frozen_float()
+        return float(self.data)
 
     # Methods that NumPy's ufuncs look for on the elements of an object array, and micrograd's relu.
 
@@ -192,7 +205,7 @@ def _binary(name: str, x: Value, y: Any) -> Any:
     if not isinstance(y, Value):
         if _foreign(y):
             return NotImplemented
-        if x.__class__ is Value:
+        if x.__class__ is Value and RECORDING.recorder is None:
             y = Value(y)                   # micrograd makes a leaf of a number, and so a node of its graph
             y._rule = OPS["constant"]
     return apply(OPS[name], x, y)
@@ -205,7 +218,7 @@ def _compare(name: str, x: Value, y: Any, swap: bool = False) -> Any:
 
 
 def apply(op: Op, *args: Any) -> Any:
-    """One operation on Values and numbers: eager, or recorded where an argument is traced."""
+    """One operation on Values and numbers: eager, or recorded where an argument is traced or a function is recorded."""
     numbers = []
     for a in args:
         if isinstance(a, Value):
@@ -216,6 +229,8 @@ def apply(op: Op, *args: Any) -> Any:
             return apply(op, *map(_plain, args))
         else:
             numbers.append(a)
+    if RECORDING.recorder is not None:     # of closed-over Values alone; its number would be frozen into the kernel
+        return RECORDING.recorder.apply(op, args)
     made = Value(reference(op)(*numbers), args, op.symbol)
     made._rule = op
     return made
@@ -267,8 +282,7 @@ class Traced(Value):
                       "branch outside the compiled function.")
 
     def __float__(self) -> float:
-        raise _frozen("`float()` (or a function of `math`) on a traced value would freeze a number into the kernel.",
-                      "Use jitgrad's functions: jg.exp, jg.log, jg.sqrt, …")
+        raise _frozen_float()
 
     def __int__(self) -> int:
         raise _frozen("`int()` on a traced value would freeze a number into the kernel.",
@@ -281,6 +295,11 @@ class Traced(Value):
 
 def _frozen(what: str, instead: str) -> errors.TraceError:
     return errors.TraceError(errors.explain(what, errors.user_location(), instead))
+
+
+def _frozen_float() -> errors.TraceError:
+    return _frozen("`float()` (or a function of `math`) on a traced value would freeze a number into the kernel.",
+                   "Use jitgrad's functions: jg.exp, jg.log, jg.sqrt, …")
 
 
 def is_number(value: Any) -> bool:

@@ -214,7 +214,7 @@ def test_instructions_do_not_grow_with_the_number_of_examples_in_a_graph() -> No
 
 @pytest.mark.parametrize("backend", ["cpu", "interpret"])
 def test_a_chain_of_50000_additions(backend: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
 
     def chain(w: Any, x: Any) -> Any:
         total = w
@@ -226,7 +226,7 @@ def test_a_chain_of_50000_additions(backend: str) -> None:
     value, grad = jg.value_and_grad(chain, device=backend)(2.0, np.array([1.0, 3.0]))
     assert value == 2.0 * 25_001 + 2.0 * 25_000
     assert grad == 25_001
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize("backend", ["cpu", "interpret"])
@@ -271,10 +271,10 @@ DATA = np.random.default_rng(5).normal(size=8), np.random.default_rng(6).normal(
 
 
 def test_a_large_irregular_graph_is_harmless() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     step = jg.value_and_grad(irregular(20_000, 1), device="cpu")
     value, grad = step(*DATA)
-    assert time.perf_counter() - started < 30
+    assert time.process_time() - started < 30
     expected_value, expected_grad = jg.value_and_grad(irregular(20_000, 1), device="interpret")(*DATA)
     assert_close(value, expected_value, FLOAT64)
     assert_close(grad, expected_grad, FLOAT64)

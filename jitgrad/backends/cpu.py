@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -315,7 +316,7 @@ class CpuKernel:
             work(0, len(sums))
         else:
             parts = np.linspace(0, len(sums), min(len(sums), _threads()) + 1).astype(int).tolist()
-            others = [_pool().submit(work, lo, hi) for lo, hi in zip(parts[1:-1], parts[2:], strict=True)]
+            others = [_pool().submit(work, lo, hi) for lo, hi in pairwise(parts[1:])]
             work(parts[0], parts[1])                        # this thread need not be woken
             for other in others:
                 other.result()

@@ -14,7 +14,7 @@ from jitgrad.kernels import dense
 
 # Straight-line code costs the compiler about 0.1 ms an operation and spills once few values fit in registers; above
 # this many operations the tape interpreter wins in total, with nothing to compile (docs/design.md, "Schedules").
-FUSED_LIMIT = 3_000
+FUSED_LIMIT = 2_000
 
 # Up to this many operations a body is inlined into its loop over a tile.
 INLINED_LIMIT = 100

@@ -155,7 +155,9 @@ class Tape:
 def _short(rows: Rows) -> str:
     if len(rows) > 1 and (np.diff(rows) == rows[1] - rows[0]).all():
         step = int(rows[1] - rows[0])
-        return f"{rows[0]}×{len(rows)}" if step == 0 else f"{rows[0]}:{rows[-1] + 1}" + (f":{step}" if step != 1 else "")
+        if step == 0:
+            return f"{rows[0]}×{len(rows)}"
+        return f"{rows[0]}:{rows[-1] + np.sign(step)}" + (f":{step}" if step != 1 else "")
     shown = ", ".join(map(str, rows[:6]))
     return f"[{shown}{', …' if len(rows) > 6 else ''}]"
 

@@ -1,0 +1,175 @@
+"""The documentation is true: its snippets run and print what they say, the examples run, the tables are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import json
+import linecache
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import jitgrad as jg
+from jitgrad.compiler.graph import OPS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+# Smaller than as written; what each prints is read below.
+EXAMPLES = {
+    "closed_over_model.py": ["200"],
+    "curve_per_pixel.py": ["50"],
+    "logistic_regression.py": ["2000"],
+    "micrograd_moons.py": ["20", "20"],
+    "next_letter.py": ["10"],
+}
+
+
+def load(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generator = load(ROOT / "docs" / "gen_operations.py", "gen_operations")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text(encoding="utf-8")],
+                         ids=lambda page: page.name)
+def test_snippets_run_and_print_what_stands_below_them(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = page.read_text(encoding="utf-8")
+    scope: dict[str, Any] = {"__name__": "snippet"}
+    printed: str | None = None
+    for found in FENCED.finditer(text):
+        kind, body = found.groups()
+        line = text.count("\n", 0, found.start()) + 2
+        if kind == "python":
+            assert not printed, f"{page.name}: what the snippet above line {line} prints is not shown: {printed}"
+            name = f"{page.name}, line {line}"
+            # Errors quote the snippet's own lines.
+            linecache.cache[name] = (len(body), None, body.splitlines(keepends=True), name)
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(body, name, "exec"), scope)
+            printed = out.getvalue()
+        elif kind == "text" and printed is not None:
+            same = doctest.OutputChecker().check_output(body, printed, OPTIONS)
+            assert same, f"{page.name}, line {line}: expected\n{body}\ngot\n{printed}"
+            printed = None
+    assert not printed, f"{page.name}: what the last snippet prints is not shown: {printed}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *EXAMPLES[name]])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+def test_the_operations_page_covers_the_table() -> None:
+    page = generator.operations_page()
+    for op in OPS.values():
+        if op.name not in ("constant", "input"):
+            assert f"| `{op.name}` |" in page, op.name
+        for corner in op.corners:
+            assert generator.cell(corner.why) in page, (op.name, corner.why)
+
+
+@pytest.mark.parametrize(("op", "rule"), [
+    ("tanh", "`g * (1 - out * out)`"),
+    ("div", "x: `g / y`; y: `-(g * out) / y`"),
+    ("relu", "`where(out > 0, g, 0)`"),
+    ("sub", "x: `g`; y: `-g`"),
+])
+def test_derivatives_are_printed_readably(op: str, rule: str) -> None:
+    assert generator.derivative(OPS[op]) == rule
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.vjp is not None and op.arity == 2 and not op.variadic],
+                         ids=lambda op: op.name)
+def test_printed_derivatives_mean_what_the_rule_says(op: Any) -> None:
+    """Read back as Python and compared with the eager derivative."""
+    from jitgrad.value import derivative, reference
+    x, y, g = 1.25, 0.75, 3.0
+    scope = {"g": g, "out": reference(op)(x, y), "x": x, "y": y, "where": lambda c, a, b: a if c else b,
+             "log": reference(OPS["log"])}
+    printed = [eval(text, scope) for text in re.findall(r"`([^`]*)`", generator.derivative(op))]
+    assert printed == pytest.approx(list(derivative(op)(g, scope["out"], x, y)), rel=1e-12)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = generator.reference_page((ROOT / "docs" / "reference.md").read_text(encoding="utf-8"))
+    missing = [name for name in jg.__all__ if not re.search(rf"\bjg\.{name}\b", page)]
+    assert not missing
+
+
+def test_what_the_reference_names_exists() -> None:
+    for target in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), re.MULTILINE):
+        module, _, name = target.rpartition(".")
+        found: Any = importlib.import_module(target if importlib.util.find_spec(module) and _is_module(target) else module)
+        assert _is_module(target) or hasattr(found, name), target
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_benchmark_tables_are_those_of_the_committed_results(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import running
+    text = (ROOT / page).read_text(encoding="utf-8")
+    report = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text(encoding="utf-8"))
+    assert running.fill(text, report) == text
+    assert "×" in text
+
+
+def test_a_benchmark_case_runs_and_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import cases, running
+    monkeypatch.setattr(running, "ROUNDS", 3)
+    monkeypatch.setattr(running, "ROUND_SECONDS", 1e-3)
+    monkeypatch.setitem(running.PEERS, "PyTorch", "no_such_package")
+    lines: list[str] = []
+    small = cases.Case("mse/1000", "squared error", 1_000, lambda: cases.elementwise("mse", 1_000), True)
+    record = running.run_case(small, lines.append)
+    assert record["skipped"] == ["PyTorch"]
+    assert {e["peer"] for e in record["entries"]} == {"jitgrad", "JAX"}
+    assert all(e["low"] <= e["median"] <= e["high"] and e["error"] <= record["tolerance"] for e in record["entries"])
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_a_wrong_benchmark_result_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import cases, running
+    setup = cases.elementwise("mse", 100)
+    case = cases.Case("mse/100", "", 100, lambda: setup, True)
+    result = (setup.expected[0] * 1.001, setup.expected[1])
+    with pytest.raises(SystemExit, match="off by"):
+        running.check(case, setup, setup.contestants[0], result)
+
+
+def test_pages_name_no_place_of_one_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"/work\b|/home/|/root/|/tmp/", page.read_text(encoding="utf-8")), page.name

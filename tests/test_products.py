@@ -1,0 +1,130 @@
+"""Sums of products on the CPU's tape interpreter: whatever is found to be a dense layer computes what the tape says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from referees import assert_trees_close, forced
+
+import jitgrad as jg
+from jitgrad.compiler import products
+from jitgrad.compiler.program import Program
+
+# The same products and sums in another association or with one rounding less: a few ulp of the largest term.
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-4}
+SIZES = (1, 7, 64, 131, 1031)                               # below, at and beyond a vector, a tile and a chunk
+
+
+def arguments(n: int, wide: int, dtype: type) -> tuple[Any, Any]:
+    draw = np.random.default_rng(n)
+    params = {"W": draw.normal(size=(wide, 5)), "V": draw.normal(size=(wide, wide)), "b": draw.normal(size=wide), "s": 0.6}
+    data = {"x": draw.normal(size=(n, 5)), "m": draw.normal(size=(n, wide, 5)), "y": draw.normal(size=n)}
+    return ({k: np.asarray(v, dtype)[()] for k, v in params.items()}, {k: v.astype(dtype) for k, v in data.items()})
+
+
+def layer(p: Any, d: Any) -> Any:
+    return np.sum(jg.tanh(p["V"] @ jg.relu(p["W"] @ d["x"] + p["b"])))
+
+
+PROGRAMS: dict[str, Callable[[Any, Any], Any]] = {
+    "layers": layer,
+    "factors on the other side": lambda p, d: np.sum(jg.tanh(d["x"] @ p["W"].T)) * p["s"],
+    "the bias first": lambda p, d: sum(jg.tanh(sum((w * x for w, x in zip(row, d["x"], strict=True)), b))
+                                       for row, b in zip(p["W"], p["b"], strict=True)),
+    "the bias in the middle": lambda p, d: jg.tanh(p["W"][0, 0] * d["x"][0] + p["b"][0] + p["W"][0, 1] * d["x"][1]
+                                                   + p["W"][0, 2] * d["x"][2]),
+    "weights of each example": lambda p, d: np.sum(jg.tanh(d["m"] @ d["x"])) * p["s"] + np.sum(d["m"] @ p["W"][0]),
+    "mixed": lambda p, d: jg.tanh(p["W"][0] @ d["x"] + d["m"][0] @ d["x"] + d["m"][0] @ p["W"][0]) * p["s"],
+    "squares": lambda p, d: d["x"] @ d["x"] * p["s"] + p["W"][0] @ p["W"][0] + np.sum((p["W"] @ d["x"]) ** 2),
+    "a product read twice": lambda p, d: jg.tanh(sum(q := list(p["W"][0] * d["x"]))) + jg.sin(q[0]) * q[1],
+    "one list of x, many blocks": lambda p, d: np.sum(
+        np.concatenate([p["W"], p["W"] * 2.0, p["V"][:, :1] * p["W"]]) @ d["x"]),
+    "reversed and repeated x": lambda p, d: jg.tanh(p["W"][0] @ d["x"][::-1] + p["W"][0] @ d["x"]) + p["W"][0] @ np.array(
+        [d["x"][0]] * 5),
+    "a convolution": lambda p, d: sum(jg.tanh(p["W"][0, 0] * d["x"][k] + p["W"][0, 1] * d["x"][k + 1]
+                                              + p["W"][0, 2] * d["x"][k + 2]) for k in range(3)),
+    "constants": lambda p, d: 2.0 * d["x"][0] + 3.0 * d["x"][1] + 0.5 * d["x"][2] + p["s"] * d["x"][3] + 1.0 * d["y"],
+    "mostly plain terms": lambda p, d: jg.tanh(d["x"][0] + d["x"][1] + p["s"] * d["x"][2] + d["x"][3] + d["y"]) * p["s"],
+    "conditions": lambda p, d: jg.tanh((d["x"][0] < d["x"][1]) * p["s"] + (d["x"][2] < 0.0) * d["x"][3]
+                                       + p["W"][0] @ d["x"]),
+    "an outer product": lambda p, d: np.sum(np.outer(p["b"], d["x"]) * d["m"]),
+    "attention": lambda p, d: jg.softmax(d["m"] @ d["x"]) @ (p["V"] @ p["b"]) + jg.softmax(d["m"] @ p["W"][0]) @ p["b"],
+    "nothing but a product": lambda p, d: p["s"] * d["y"],
+}
+
+
+def run(function: Any, args: Any, backend: str, **options: Any) -> Any:
+    with forced(backend) as device:
+        return jg.value_and_grad(function, device=device, **options)(*args)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_products_and_their_sums(name: str, dtype: type) -> None:
+    for n in SIZES:
+        for wide in (1, 3, 4, 9) if n == 131 else (5,):
+            args = arguments(n, wide, dtype)
+            found, expected = (run(PROGRAMS[name], args, b) for b in ("cpu-tape", "interpret"))
+            assert_trees_close(found, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_per_example_results_and_batched_parameters(name: str) -> None:
+    params, data = arguments(37, 4, np.float64)
+    options: list[tuple[Any, dict[str, Any]]] = [
+        ((params, data), {"reduce": None}),
+        ((params, data), {"argnums": (0, 1), "in_axes": (None, 0), "reduce": "sum"}),
+        (({**params, "W": np.random.default_rng(1).normal(size=(4, 5, 37))}, data),
+         {"in_axes": ({"W": 2, "V": None, "b": None, "s": None}, 0), "reduce": "sum"})]
+    for args, chosen in options:
+        found, expected = (run(PROGRAMS[name], args, b, **chosen) for b in ("cpu-tape", "interpret"))
+        assert_trees_close(found, expected, TOLERANCE[np.float64])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_sums_of_products(seed: int) -> None:
+    """Products and sums in any order over shared and batched numbers, some read again, some returned."""
+    def function(p: Any, d: Any) -> Any:
+        draw = random.Random(seed)
+        pool = [*p["W"].flat, *p["b"], p["s"], *d["x"], *d["m"].flat, 1.0, -2.5]
+        for _ in range(12):
+            terms = []
+            for _ in range(draw.randrange(1, 9)):
+                a, b = draw.choice(pool), draw.choice(pool)
+                terms.append(a * b if draw.random() < 0.8 else a)
+            pool += [jg.tanh(sum(terms)), *draw.sample(terms, 1)] if draw.random() < 0.8 else [sum(terms) * 0.1]
+        return sum(jg.tanh(v) for v in pool[-6:] if isinstance(v, jg.Value)) + 0.0 * p["s"]
+
+    for n in (1, 70):
+        args = arguments(n, 3, np.float64)
+        for reduce in ("sum", None):
+            found, expected = (run(function, args, b, reduce=reduce) for b in ("cpu-tape", "interpret"))
+            assert_trees_close(found, expected, TOLERANCE[np.float64])
+
+
+def test_nan_and_infinity_pass_through_dense_layers() -> None:
+    """A zero weight times infinity is NaN; lanes beside it are untouched."""
+    params, data = arguments(70, 4, np.float64)
+    params["W"][1, 2] = 0.0
+    data["x"][3, 2], data["x"][68, 0] = np.inf, np.nan
+    found, expected = (run(layer, (params, data), b, reduce=None) for b in ("cpu-tape", "interpret"))
+    assert_trees_close(found, expected, TOLERANCE[np.float64])
+    assert np.isnan(found[0][[3, 68]]).all()
+    assert np.isfinite(np.delete(found[0], [3, 68])).all()
+
+
+def test_layers_are_found() -> None:
+    """What the tests above call dense is made of dense blocks: products are not stored."""
+    params, data = arguments(3, 8, np.float64)
+    program: Program = jg.value_and_grad(layer, device="interpret").lower(params, data).program
+    tape, _ = program.rolled
+    tables = products.tabulate(tape, program.reduced_rows, np.zeros(0, np.int32))
+    multiplications = sum(i.hi - i.lo for i in tape.instructions if i.op.name == "mul" and not i.uniform)
+    dense = [line for line in tables.lines if line[0] == products.DOT]
+    assert {hi - lo for _, lo, hi, _, _ in dense} == {4}, "blocks of four neurons"
+    assert multiplications > 200
+    assert tables.v_size + tables.w_size < tape.size - 150
