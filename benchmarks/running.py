@@ -327,15 +327,17 @@ def losing_table(report: Record) -> str:
 
 
 def conditions(report: Record) -> str:
-    """One sentence on the machine and the versions."""
+    """One sentence on the machine, the versions and what else was running."""
     m, v = report["machine"], dict(report["versions"])
     mine, python = v.pop("jitgrad"), v.pop("python")
     packages = ", ".join(f"{name} {number}" for name, number in v.items() if name != "llvmlite")
+    shares = [record.get("others") for record in report["cases"]]
+    others = ("how busy other programs kept the machine is not known" if None in shares
+              else f"other programs had at most {max(shares):.0%} of the machine during a case")
     return (f"{m['device']}, {m['cores']} cores{', ' + m['simd'] if m['simd'] else ''}, {m['system']}; "
             f"copies {report['limits']['copy_bytes_per_second'] / 1e9:.0f} GB/s, sgemm "
             f"{report['limits']['sgemm_flops_per_second'] / 1e9:.0f} GFLOP/s; jitgrad {mine} at {report['commit']}, "
-            f"Python {python}, {packages}; {report['date']}. Other programs had at most "
-            f"{max(record.get('others') or 0.0 for record in report['cases']):.0%} of the machine during a case.")
+            f"Python {python}, {packages}; {report['date']}; {others}.")
 
 
 TABLES: dict[str, Callable[[Record], str]] = {
