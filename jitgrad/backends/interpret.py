@@ -25,15 +25,8 @@ def vectorised(op: Op) -> Callable[..., Array]:
         rule = spelling_graph(op)
 
         def spelled(*args: Array) -> Array:
-            values: dict[Any, Any] = {}
-            for n in rule.nodes:
-                if n.op.name == "input":
-                    values[n] = args[n.payload]
-                elif n.op.name == "constant":
-                    values[n] = args[0].dtype.type(n.payload)
-                else:
-                    values[n] = vectorised(n.op)(*(values[a] for a in n.args))
-            result: Array = values[rule.results[0]]
+            real = args[0].dtype.type
+            result: Array = rule.evaluate(args, lambda n: real(n.payload), lambda op, xs: vectorised(op)(*xs))[0]
             return result
         return spelled
     function = getattr(np, op.numpy, None)

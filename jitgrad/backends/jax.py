@@ -47,15 +47,8 @@ def _spelled(op: Op) -> Callable[..., Any]:
     rule = spelling_graph(op)
 
     def spelled(*args: Any) -> Any:
-        env: dict[Any, Any] = {}
-        for n in rule.nodes:
-            if n.op.name == "input":
-                env[n] = args[n.payload]
-            elif n.op.name == "constant":
-                env[n] = jnp.asarray(n.payload, bool if n.kind == "bool" else args[0].dtype)
-            else:
-                env[n] = lowered(n.op)(*(env[a] for a in n.args))
-        return env[rule.results[0]]
+        return rule.evaluate(args, lambda n: jnp.asarray(n.payload, bool if n.kind == "bool" else args[0].dtype),
+                             lambda op, xs: lowered(op)(*xs))[0]
     return spelled
 
 

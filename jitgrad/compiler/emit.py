@@ -104,16 +104,7 @@ class Emitter:
         return self._call(op.spelling, args)
 
     def _spell_out(self, op: Op, args: Sequence[ir.Value]) -> ir.Value:
-        rule = spelling_graph(op)
-        values: dict[Any, ir.Value] = {}
-        for n in rule.nodes:
-            if n.op.name == "input":
-                values[n] = args[n.payload]
-            elif n.op.name == "constant":
-                values[n] = self.constant(n.payload, n.kind == "bool")
-            else:
-                values[n] = self.apply(n.op, [values[a] for a in n.args])
-        return values[rule.results[0]]
+        return spelling_graph(op).evaluate(args, lambda n: self.constant(n.payload, n.kind == "bool"), self.apply)[0]
 
     def _call(self, name: str, args: Sequence[ir.Value]) -> ir.Value:
         """A C math function: libdevice on CUDA; on the CPU a vector form of our own, else libm lane by lane."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.compiler.graph import OPS, Node, vjp_graph
+from jitgrad.compiler.graph import OPS, Node, Op, RuleGraph, vjp_graph
 from jitgrad.compiler.tape import Instruction, Rows, Segments, Tape
 
 Mask = npt.NDArray[np.bool_]
@@ -100,11 +100,11 @@ class _Reverse:
             operands, targets = list(range(len(i.args))), list(symbols[2:])
         for group, mask in self._by_lanes(operands, targets):
             rule = vjp_graph(i.op, tuple(group))
-            rows = self._apply(rule.nodes, [s[mask] for s in symbols])
-            for operand, result in zip(group, rule.results, strict=True):
+            found = self._apply(rule, [s[mask] for s in symbols])
+            for operand, result, rows in zip(group, rule.results, found, strict=True):
                 if result.op.name == "constant" and result.payload == 0.0:
                     continue                                # structurally zero: no path through this operand
-                self._contribute(targets[operand][mask], rows[result])
+                self._contribute(targets[operand][mask], rows)
 
     def _positions(self, i: Instruction, lists: Segments) -> Rows:
         """Rows holding each element's place in its list, if the rule asks for it."""
@@ -129,15 +129,14 @@ class _Reverse:
                 groups.append(([operand], mask))
         return groups
 
-    def _apply(self, nodes: Sequence[Node], symbols: list[Rows]) -> dict[Node, Rows]:
+    def _apply(self, rule: RuleGraph, symbols: list[Rows]) -> list[Rows]:
         """Instantiate a rule over lanes, one instruction a node."""
-        width = len(symbols[0])
-        rows: dict[Node, Rows] = {}
-        for n in nodes:
-            if n.op.name == "input":
-                rows[n] = symbols[n.payload]
-            elif n.op.name == "constant":
-                rows[n] = np.full(width, self.tape.constant(n.payload, n.kind == "bool"), np.int32)
-            else:
-                rows[n] = self.tape.append(n.op, tuple(rows[a] for a in n.args), boolean=n.kind == "bool")
-        return rows
+        tape, width = self.tape, len(symbols[0])
+
+        def constant(n: Node) -> Rows:
+            return np.full(width, tape.constant(n.payload, n.kind == "bool"), np.int32)
+
+        def instruction(op: Op, args: list[Rows]) -> Rows:
+            # `where` hands its operands' kind through; no rule chooses between conditions.
+            return tape.append(op, tuple(args))
+        return rule.evaluate(symbols, constant, instruction)

@@ -194,6 +194,19 @@ class RuleGraph:
     nodes: tuple[Node, ...]
     results: tuple[Node, ...]
 
+    def evaluate(self, symbols: Sequence[Any], constant: Callable[[Node], Any],
+                 apply: Callable[[Op, list[Any]], Any]) -> list[Any]:
+        """The results, on whatever numbers are to the caller: arrays, LLVM values, rows of a tape."""
+        values: dict[Node, Any] = {}
+        for n in self.nodes:
+            if n.op.name == "input":
+                values[n] = symbols[n.payload]
+            elif n.op.name == "constant":
+                values[n] = constant(n)
+            else:
+                values[n] = apply(n.op, [values[a] for a in n.args])
+        return [values[r] for r in self.results]
+
 
 def _traced(results: Sequence[Node]) -> RuleGraph:
     return RuleGraph(tuple(live(results)), tuple(results))
