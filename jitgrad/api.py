@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jitgrad import backends, errors
-from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, paths, unflatten
+from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, paths, unflatten, unflattener
 from jitgrad.calls import Call, Recorded, fused
-from jitgrad.compiler.program import Program
+from jitgrad.compiler.program import Leaf, Program
 from jitgrad.lowered import Lowered
 from jitgrad.trace import Recorder
 from jitgrad.value import Value, is_number
@@ -37,7 +37,7 @@ class Transformed:
         numbers = () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
         self._numbers, self._in_axes = numbers, in_axes
         self._recorded: dict[Signature, Recorded] = {}
-        self._calls: dict[Any, Callable[[list[Any]], Any]] = {}
+        self._calls: dict[Any, Callable[[list[Any], Any], Any]] = {}
         self._lock = threading.RLock()
         self.__name__ = getattr(fun, "__name__", "function")
         self.__doc__ = fun.__doc__
@@ -45,7 +45,7 @@ class Transformed:
     def __repr__(self) -> str:
         return f"<jitgrad.{self.returns} of {self.__name__}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         if kwargs:
             args = self._positional(args, kwargs)
         leaves, structure = flatten(args)
@@ -60,7 +60,7 @@ class Transformed:
             if len(self._calls) >= _KEPT_CALLS:
                 self._calls.clear()
             self._calls[kind] = call
-        return call(leaves)
+        return call(leaves, out)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Everything that is generated for these arguments: `.as_text(form)`, `.cost_analysis()`. Nothing is run."""
@@ -97,41 +97,56 @@ class Transformed:
                                            f"{len(args)} arguments")
         return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), self._names(len(args)))
 
-    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
+    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any], Any], Any]:
         """Everything about a call that depends only on its arguments' structure, shapes and dtypes."""
         bound = self._bind(args)
         recorded = self._record(bound)
         _, kernel = self._kernel(recorded, bound.n or 1)
         call = Call(recorded, kernel, bound, self.reduce)
         if self.returns == "jit":
-            return lambda leaves: call(leaves)[0]
+            def only_value(leaves: list[Any], out: Any) -> Any:
+                if out is None:
+                    return call(leaves)[0]
+                call(leaves, self._out_leaves(out, recorded.result))
+                return out
+            return only_value
         if self.returns == "batch":
-            def one_value(leaves: list[Any]) -> Value:
+            def one_value(leaves: list[Any], out: Any) -> Value:
+                if out is not None:
+                    raise errors.ArgumentError("batch() makes one Value; there is nothing to write into out=")
                 value, grads = call(leaves)
                 return fused(value, recorded.captured, grads)
             return one_value
-        assemble = self._assembler(bound)
-        if self.returns == "grad":
-            return lambda leaves: assemble(call(leaves)[1])
+        structure, assemble = self._assembler(bound)
 
-        def value_and_gradient(leaves: list[Any]) -> Any:
-            value, grads = call(leaves)
-            return value, assemble(grads)
+        def value_and_gradient(leaves: list[Any], out: Any) -> Any:
+            if out is None:
+                value, grads = call(leaves)
+                return value, assemble(grads)
+            return call(leaves, self._out_leaves(out, structure))[0], out
+        if self.returns == "grad":
+            return lambda leaves, out: value_and_gradient(leaves, out)[1]
         return value_and_gradient
 
-    def _assembler(self, bound: Bound) -> Callable[[list[Any]], Any]:
-        """From the gradients of leaves, in order, to the structure that argnums asks for."""
+    def _out_leaves(self, out: Any, structure: Any) -> list[Any]:
+        leaves, given = flatten(out)
+        if given != structure:
+            raise errors.ArgumentError(f"out= must have the structure of what it receives, {structure}; got {given}")
+        return leaves
+
+    def _assembler(self, bound: Bound) -> tuple[Any, Callable[[list[Any]], Any]]:
+        """The structure that argnums asks for, and from the gradients of leaves, in order, to it."""
         structures = bound.structure.children()
         numbers = [k % len(structures) for k in self._numbers]
+        if isinstance(self.argnums, int):
+            return structures[numbers[0]], unflattener(structures[numbers[0]])
         ranges, at = {}, 0
         for number in sorted(set(numbers)):
             ranges[number] = (at, at + structures[number].num_leaves)
             at = ranges[number][1]
         parts = [(structures[k], *ranges[k]) for k in numbers]
-        if isinstance(self.argnums, int):
-            structure = parts[0][0]
-            return lambda grads: unflatten(structure, grads)
-        return lambda grads: tuple(unflatten(structure, grads[lo:hi]) for structure, lo, hi in parts)
+        _, whole = flatten(tuple(unflatten(structure, [0.0] * structure.num_leaves) for structure, _, _ in parts))
+        return whole, lambda grads: tuple(unflatten(structure, grads[lo:hi]) for structure, lo, hi in parts)
 
     def _record(self, bound: Bound) -> Recorded:
         signature = bound.signature()
@@ -154,7 +169,12 @@ class Transformed:
         wrt = (list(range(len(leaves), len(recorder.leaves))) if self.returns == "batch"
                else self._differentiated(bound))
         per_example = self.reduce is None and bound.n is not None
-        program = Program(recorder.graph, recorder.leaves, nodes, recorder.checks, wrt, per_example, signature.dtype)
+        divisor = None
+        if self.reduce == "mean" and any(not recorder.leaves[k].shared for k in wrt):
+            divisor = len(recorder.leaves)
+            recorder.leaves.append(Leaf("the batch size", (), True, "real", sum(leaf.width for leaf in recorder.leaves)))
+        program = Program(recorder.graph, recorder.leaves, nodes, recorder.checks, wrt, per_example, signature.dtype,
+                          divisor)
         return Recorded(program, recorder.captured, structure, [a.shape for a in arrays], {})
 
     def _demand_scalar(self, result: Any) -> None:
@@ -202,6 +222,9 @@ def value_and_grad(fun: Callable[..., Any], argnums: Argnums = 0, in_axes: Any =
         batched on axis 0.
     reduce: "mean" or "sum" over the batch; None gives per-example values (n, …) and per-example gradients.
     device: "auto", "cpu", "cuda", "interpret" or "jax"; JITGRAD_DEVICE stands in for "auto".
+
+    The result takes `out=`, arrays in the gradient's structure (of a jit, the result's) to write into instead of new
+    ones: where a gradient has a row an example, fresh memory can cost more than the gradient.
 
     The dtype follows the inputs (Python numbers are weak); the batch size may change from call to call at no cost.
     Raises ShapeError for batches that differ in size or are empty, DtypeError for data that are not numbers or for

@@ -60,6 +60,13 @@ def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:
     return optree.tree_unflatten(structure, leaves)
 
 
+def unflattener(structure: Any) -> Callable[[list[Any]], Any]:
+    """`unflatten` for one structure; a lone leaf, by far the most frequent, costs nothing."""
+    if structure.is_leaf():
+        return lambda leaves: leaves[0]
+    return lambda leaves: unflatten(structure, leaves)
+
+
 def paths(structure: Any, names: Sequence[str]) -> list[str]:
     """How each leaf of the tuple of arguments is written in Python: params['W1'], x[0].bias."""
     return [names[accessor.path[0]] + accessor[1:].codify("") for accessor in optree.treespec_accessors(structure)]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad import backends, debug
-from jitgrad.arguments import Bound, unflatten
+from jitgrad import backends, debug, errors
+from jitgrad.arguments import Bound, unflattener
 from jitgrad.compiler.program import Program, Results
 from jitgrad.value import Value
 
@@ -32,20 +32,50 @@ class Recorded:
     kernels: dict[str, backends.Kernel]
 
 
-@dataclass(frozen=True)
 class _Part:
-    """Where one array of the results is, and what becomes of it."""
+    """Where one array of the results is, and what becomes of it.
 
-    example: int | None                            # number of the per-example result, None for a reduced one
-    start: int                                     # range within the sums, or within an example's row
-    stop: int
-    shape: tuple[int, ...]                         # of the result
-    axis: int                                      # where the batch axis goes
-    dtype: np.dtype[Any]
+    example: number of the per-example result, None for a reduced one; start, stop: range within the sums, or within an
+    example's row; shape: of the result; axis: where the batch axis goes.
+    """
+
+    def __init__(self, example: int | None, start: int, stop: int, shape: tuple[int, ...], axis: int,
+                 dtype: np.dtype[Any], computed: np.dtype[Any]):
+        self.example, self.shape, self.axis, self.dtype = example, shape, axis, dtype
+        self.same_dtype, self.folds = dtype == computed, len(shape) > 1
+        self.where: slice | int = slice(start, stop) if shape else start
+        self._start, self._width = start, stop - start
+
+    def is_written_as_it_is(self, width: int) -> bool:
+        """Whether rows of that width are the result, but for their shape."""
+        return self.same_dtype and self.axis == 0 and self._width == width
+
+    def check_target(self, target: Any, name: str) -> None:
+        """Raise unless `target` is an array that the result fits."""
+        shape = list(self.shape)
+        if self.axis:
+            shape.insert(self.axis, shape.pop(0))
+        if not isinstance(target, np.ndarray) or not target.flags.writeable:
+            raise errors.ArgumentError(f"out= for {name} must be a writeable NumPy array; got "
+                                       f"{'a read-only one' if isinstance(target, np.ndarray) else repr(target)}")
+        if target.shape != tuple(shape):
+            raise errors.ShapeError(f"out= for {name} must have shape {tuple(shape)}; got {target.shape}")
+        if target.dtype != self.dtype:
+            raise errors.DtypeError(f"out= for {name} must have dtype {self.dtype}; got {target.dtype}")
+
+    def of_examples(self, rows: Array) -> Array:
+        """The result, from per-example rows (n, width)."""
+        if self._width != rows.shape[1]:
+            rows = np.ascontiguousarray(rows[:, self._start:self._start + self._width])
+        found = rows.astype(self.dtype, copy=False).reshape(self.shape)
+        return found if self.axis == 0 else np.moveaxis(found, 0, self.axis)
 
 
 class Call:
-    """Call it with the leaves of the arguments; answers (value, gradients by leaf)."""
+    """Call it with the leaves of the arguments; answers (value, gradients by leaf).
+
+    out: arrays to write the gradients into, or the values of a program without gradients.
+    """
 
     def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None):
         program = recorded.program
@@ -53,9 +83,11 @@ class Call:
         self.n = bound.n or 1
         self._divide = self.n if reduce == "mean" and self.n > 1 else 1
         self._shared = [k for k, axis in enumerate(bound.axes) if axis is None]
-        self._batched = [(k, axis % bound.arrays[k].ndim) for k, axis in enumerate(bound.axes) if axis is not None]
+        self._batched = [(k, axis % bound.arrays[k].ndim, program.leaves[k].width)
+                         for k, axis in enumerate(bound.axes) if axis is not None]
         self._has_values = any(isinstance(leaf, Value) for leaf in bound.given)
         self._values, self._gradients = self._layout(bound)
+        self._unflatten = unflattener(recorded.result)
 
     def _layout(self, bound: Bound) -> tuple[list[_Part], list[_Part]]:
         program, recorded = self.program, self._recorded
@@ -65,7 +97,8 @@ class Call:
         start = 0 if program.per_example else at
         for shape in recorded.shapes:
             stop = start + int(np.prod(shape, dtype=np.int64))
-            values.append(_Part(0 if program.per_example else None, start, stop, lead + shape, 0, program.dtype))
+            values.append(_Part(0 if program.per_example else None, start, stop, lead + shape, 0, program.dtype,
+                                program.dtype))
             start = stop
         if program.per_example:
             examples = 1
@@ -77,11 +110,11 @@ class Call:
             dtype = bound.arrays[number].dtype if given else np.dtype(np.float64)
             axis = bound.axes[number] if given else None
             if leaf.shared and not program.per_example:
-                gradients.append(_Part(None, at, at + leaf.width, leaf.shape, 0, dtype))
+                gradients.append(_Part(None, at, at + leaf.width, leaf.shape, 0, dtype, program.dtype))
                 at += leaf.width
             else:
                 place = 0 if axis is None else axis % (len(leaf.shape) + 1)
-                gradients.append(_Part(examples, 0, leaf.width, (self.n, *leaf.shape), place, dtype))
+                gradients.append(_Part(examples, 0, leaf.width, (self.n, *leaf.shape), place, dtype, program.dtype))
                 examples += 1
         return values, gradients
 
@@ -93,49 +126,65 @@ class Call:
         shared = [leaves[k] for k in self._shared]
         if self._recorded.captured:
             shared.append([v.data for v in self._recorded.captured])
+        if self.program.divisor is not None:
+            shared.append(self.n)
         vector = np.concatenate(shared, axis=None, dtype=dtype, casting="unsafe") if shared else np.zeros(0, dtype)
         batched = []
-        for k, axis in self._batched:
+        for k, axis, width in self._batched:
             array = leaves[k]
             if axis:
                 array = np.moveaxis(array, axis, 0)
-            if array.dtype != dtype or not array.flags.c_contiguous:
+            if array.dtype is not dtype or not array.flags.c_contiguous:
                 array = np.ascontiguousarray(array, dtype)
-            batched.append(array.reshape(self.n, -1) if array.size else array.reshape(self.n, 0))
+            batched.append(array if array.ndim == 2 else array.reshape((self.n, width)))
         return vector, batched
 
-    def __call__(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
+    def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
         shared, batched = self.pack(leaves)
-        results = self._kernel(shared, batched, self.n)
+        offered = () if out is None else self._offer(leaves, out)
+        results = self._kernel(shared, batched, self.n, offered)
         if results.sums[0] != 0:
             debug.blame_check(self.program, shared, batched, self.n)
         if debug.nans_are_errors():
             debug.blame_nan(self.program, shared, batched, self.n, results)
-        return self._finish(results)
+        values, gradients = self._finish(results)
+        if out is not None:
+            _fill(out, gradients or values)
+        return self._unflatten(values), gradients
 
-    def _finish(self, results: Results) -> tuple[Any, list[Any]]:
-        dtype = self.program.dtype
+    def _finish(self, results: Results) -> tuple[list[Any], list[Any]]:
         sums = results.sums / self._divide if self._divide != 1 else results.sums
         # Rounded once, from the float64 sums to the program's dtype; a wider argument keeps the wider sums.
-        rounded = sums.astype(dtype)
+        rounded = sums.astype(self.program.dtype)
 
         def part(p: _Part) -> Any:
-            if p.example is None:
-                vector = rounded if p.dtype == dtype else sums.astype(p.dtype)
-                return vector[p.start:p.stop].reshape(p.shape) if p.shape else vector[p.start]
-            rows = results.examples[p.example]
-            if p.stop - p.start != rows.shape[1]:
-                rows = np.ascontiguousarray(rows[:, p.start:p.stop])
-            found = rows.astype(p.dtype, copy=False).reshape(p.shape)
-            return found if p.axis == 0 else np.moveaxis(found, 0, p.axis)
+            if p.example is not None:
+                return p.of_examples(results.examples[p.example])
+            found = (rounded if p.same_dtype else sums.astype(p.dtype))[p.where]
+            return found.reshape(p.shape) if p.folds else found
+        return [part(p) for p in self._values], [part(p) for p in self._gradients]
 
-        if self._divide != 1:
-            for p in self._gradients:
-                if p.example is not None:
-                    rows = results.examples[p.example]
-                    np.divide(rows, self._divide, out=rows)
-        values = [part(p) for p in self._values]
-        return unflatten(self._recorded.result, values), [part(p) for p in self._gradients]
+    def _offer(self, leaves: Sequence[Any], out: Sequence[Any]) -> list[Array | None]:
+        """The user's arrays for results, checked; for each per-example result the one a kernel may write as it is."""
+        program, parts = self.program, self._gradients or self._values
+        names = ([f"the gradient by {program.leaves[k].path}" for k in program.wrt] if self._gradients
+                 else [f"result {k}" for k in range(len(parts))])
+        widths = [len(rows) for rows in program.example_outputs]
+        offered: list[Array | None] = [None] * len(widths)
+        for target, p, name in zip(out, parts, names, strict=True):
+            p.check_target(target, name)
+            if any(np.may_share_memory(target, leaf) for leaf in leaves if isinstance(leaf, np.ndarray)):
+                raise errors.ArgumentError(f"out= for {name} lies in the memory of an argument; give it memory of its own")
+            if p.example is not None and p.is_written_as_it_is(widths[p.example]) and target.flags.c_contiguous:
+                offered[p.example] = target.reshape(self.n, widths[p.example])
+        return offered
+
+
+def _fill(out: Sequence[Array], found: Sequence[Any]) -> None:
+    """Put results where the user wants them, unless the kernel has."""
+    for target, result in zip(out, found, strict=True):
+        if not np.may_share_memory(target, result):
+            target[...] = result
 
 
 def fused(value: Any, parents: Sequence[Value], grads: Sequence[Any]) -> Value:

@@ -1,9 +1,9 @@
 """Register-blocked micro-kernels of dense layers, as LLVM vectors: sums of products that are never stored.
 
-Examples are lanes. `v` holds rows of `tile` neighbouring examples; `w` holds numbers that all examples share, each
-repeated over one vector. Sizes are run-time arguments, so that the kernels compile once for every model. Within an
-example a product is rounded before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit
-for bit. Sums over the batch have no scalar program to agree with, and are fused multiply-adds.
+Examples are lanes. `v` holds rows of `tile` neighbouring examples; `w` holds numbers that all examples share, one each.
+Sizes are run-time arguments, so that the kernels compile once for every model. Within an example a product is rounded
+before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit for bit. Sums over the batch
+have no scalar program to agree with, and are fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Block:
         self.lanes, self.size = lanes, dtype.itemsize
         self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.real, lanes)
-        pointers = {"v": self.real, "w": self.real, "partial": self.real, "operands": I32}
+        pointers = dict.fromkeys(("v", "w", "partial", "row", "source", "target"), self.real) | {"operands": I32}
         kinds = [pointers[n].as_pointer() if n in pointers else I64 for n in names]
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         for argument, label in zip(self.function.args, names, strict=True):
@@ -116,7 +116,7 @@ def dot(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: in
 
     def product(e: ir.Value, row: int, x: ir.Value) -> ir.Value:
         at = k.operand(operands, b.add(b.mul(n, k.number(1 + row)), e))
-        return b.fmul(k.splat(b.load(b.gep(w, [b.mul(at, k.number(lanes))]))), x)
+        return b.fmul(k.splat(b.load(b.gep(w, [at]))), x)
     _sum_products(k, v, operands, lo, n, tile, rows, product)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from referees import BACKENDS, FLOAT64, OURS, assert_close, assert_same_bits, fo
 
 import jitgrad as jg
 from jitgrad import backends, errors
-from jitgrad.backends import cpu
+from jitgrad.backends import cpu, threads
 
 every = pytest.mark.parametrize("backend", BACKENDS)
 ours = pytest.mark.parametrize("backend", OURS)
@@ -182,11 +181,10 @@ def test_the_bits_do_not_depend_on_run_or_threads(dtype: type, backend: str, mon
     args = arguments(LARGE, dtype)
     results = []
     with forced(backend) as device:
-        for threads in (1, 2, 5):
-            with ThreadPoolExecutor(threads) as pool:
-                monkeypatch.setattr(cpu, "_POOL", pool)
-                step = jg.value_and_grad(model, device=device)
-                results += [flat(step(*args)) for _ in range(2)]
+        for cores in (1, 2, 5):
+            monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+            step = jg.value_and_grad(model, device=device)
+            results += [flat(step(*args)) for _ in range(2)]
         monkeypatch.setattr(cpu, "PARALLEL_WORK", 10**18)   # the calling thread alone
         results.append(flat(jg.value_and_grad(model, device=device)(*args)))
     for r in results[1:]:

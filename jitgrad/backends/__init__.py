@@ -1,13 +1,14 @@
 """Four backends behind one interface: give a program, get a kernel; call the kernel with arrays.
 
-A kernel is called as kernel(shared, batched, n): `shared` all shared scalars in one vector, `batched` one C-contiguous
-array (n, width) a batched leaf, both of the program's dtype; it answers with the program's `Results`.
+A kernel is called as kernel(shared, batched, n, out): `shared` all shared scalars in one vector, `batched` one C-contiguous
+array (n, width) a batched leaf, both of the program's dtype; it answers with the program's `Results`. `out` may offer an
+array for each per-example result, which a kernel may use or not.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +28,8 @@ NAMES = ("cpu", "cuda", "interpret", "jax")
 class Kernel(Protocol):
     """A program made ready for one backend."""
 
-    def __call__(self, shared: npt.NDArray[Any], batched: list[npt.NDArray[Any]], n: int) -> Results:
+    def __call__(self, shared: npt.NDArray[Any], batched: list[npt.NDArray[Any]], n: int,
+                 out: Sequence[npt.NDArray[Any] | None] = ()) -> Results:
         """Run the program over a batch of n examples."""
 
     def as_text(self, form: str) -> str | None:

@@ -1,139 +1,44 @@
-"""The CPU backend: numba shells, bodies emitted as LLVM vectors, chunks of the batch on a thread pool."""
+"""The CPU backend: numba's shells over a table of addresses, bodies emitted as LLVM vectors, chunks shared by threads."""
 
 from __future__ import annotations
 
-import os
+import ctypes
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property, lru_cache, partial
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from jitgrad.backends.native import Native
+from jitgrad.backends import threads
+from jitgrad.backends.native import Native, shell
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_step
-from jitgrad.compiler.graph import OPS
+from jitgrad.compiler.emit_cpu import fused_body, interpreter, movement, shared_slots
 from jitgrad.compiler.products import Tables, tabulate
 from jitgrad.compiler.program import Program, Results
-from jitgrad.compiler.tape import Tape
-from jitgrad.kernels import cpu_batch, dense, vector_math
+from jitgrad.kernels import dense, place
 
 Array = npt.NDArray[Any]
+Words = npt.NDArray[np.int64]
 
 # Below this many scalar operations a thread costs more to wake than it saves.
 PARALLEL_WORK = 200_000
 
-
-class _TileSink:
-    """A body's inputs and results on the CPU: columns of a tile, and one vector of partial sums a reduced row."""
-
-    anew = ()
-
-    def __init__(self, emitter: Emitter, tape: Tape, program: Program, streaming: bool, args: tuple[ir.Value, ...]):
-        self.emitter, self.streaming = emitter, streaming
-        self.shared, self.inputs, self.outputs, self.partial, count, self.k = args
-        self.shared_place = _shared_slots(tape, program)
-        self.column = {row: c for c, row in enumerate(np.flatnonzero(~tape.shared).tolist())}
-        b = emitter.builder
-        lanes = ir.Constant(ir.VectorType(I64, emitter.lanes), list(range(emitter.lanes)))
-        wide = emitter.splat
-        self.exists = b.icmp_signed("<", b.add(wide(self.k), lanes), wide(count))
-
-    def _column(self, table: ir.Value, place: int) -> ir.Value:
-        builder = self.emitter.builder
-        address = builder.load(builder.gep(table, [ir.Constant(I64, place)]))
-        return builder.inttoptr(address, self.emitter.real.as_pointer())
-
-    def load(self, row: int) -> ir.Value:
-        emitter = self.emitter
-        if row in self.shared_place:
-            at = ir.Constant(I64, self.shared_place[row])
-            return emitter.splat(emitter.builder.load(emitter.builder.gep(self.shared, [at])))
-        return emitter.load(self._column(self.inputs, self.column[row]), self.k)
-
-    def reduce(self, place: int, value: ir.Value) -> None:
-        emitter, at = self.emitter, ir.Constant(I64, place * self.emitter.lanes)
-        kept = emitter.builder.select(self.exists, emitter.number(value), emitter.constant(0.0))
-        emitter.store(emitter.apply(OPS["add"], [emitter.load(self.partial, at), kept]), self.partial, at)
-
-    def store(self, place: int, value: ir.Value) -> None:
-        builder, emitter = self.emitter.builder, self.emitter
-        stored = emitter.store(value, self._column(self.outputs, place), self.k)
-        if self.streaming:
-            # Past the caches: the results are too large to be found there again, and are not read to be overwritten.
-            stored.align = schedule.VECTOR_BYTES
-            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+# Places of machine code in a call's table, and the functions that go there.
+_MOVEMENT = {place.GATHER: "gather", place.TRANSPOSE: "transpose", place.SCATTER: "scatter", place.STREAM: "stream",
+             place.FLUSH: "flush"}
+_INTERPRETER = {place.FILL: "fill", place.PICK: "pick", place.STEP: "step", place.SUM_LISTS: "sum_lists",
+                place.TAKES: "takes", place.DOT_ONE: "dot_one", place.DOT_BLOCK: "dot_block", place.PAIR: "pair",
+                place.OUTER_ONE: "outer_one", place.OUTER_BLOCK: "outer_block", place.SUM_ROWS: "sum_rows"}
+_LOCK = threading.RLock()
 
 
-def _shared_slots(tape: Tape, program: Program) -> dict[int, int]:
-    """For each shared input row, its place in the vector of shared scalars."""
-    places = {}
-    for row in np.flatnonzero(tape.shared).tolist():
-        leaf, element = program.leaf_of(tape.inputs[row])
-        places[row] = program.shared_offset[leaf.first] + element
-    return places
-
-
-def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule, streaming: bool = False) -> ir.Function:
-    """`void jitgrad_body(shared, inputs, outputs, partial, count, unused)`: a tile, vector by vector.
-
-    inputs and outputs are tables of addresses, one a column (see kernels/cpu_batch.py); streaming: outputs are aligned
-    to vectors and bypass the caches.
-    """
-    tape, _ = program.rolled
-    real, table = FLOAT[program.dtype.name].as_pointer(), I64.as_pointer()
-    kinds = [real, table, table, real, I64, I64]
-    one = _function(module, "jitgrad_vector", kinds, ("shared", "inputs", "outputs", "partial", "count", "k"))
-    one.linkage = "internal"
-    # Inlined into the loop, partial sums stay in registers. A large body would only lose: its shared numbers, hoisted
-    # out of the loop as whole vectors, no longer fit the first-level cache.
-    small = tape.operations() <= schedule.INLINED_LIMIT
-    one.attributes.add("alwaysinline" if small else "noinline")
-    builder = ir.IRBuilder(one.append_basic_block("entry"))
-    emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")
-    sink = _TileSink(emitter, tape, program, streaming, one.args)
-    examples = [r for rows in program.example_outputs for r in rows.tolist()]
-    emit_rows(emitter, tape, sink, program.reduced_rows.tolist(), examples)
-    builder.ret_void()
-    for function in module.functions:
-        if function.name.startswith(vector_math.PREFIX):
-            # A call costs a few per cent; a hundred copies of tanh cost the compiler seconds.
-            function.attributes.add("alwaysinline" if small else "noinline")
-
-    body = _function(module, "jitgrad_body", kinds, ("shared", "inputs", "outputs", "partial", "count", "unused"))
-    builder = ir.IRBuilder(body.append_basic_block("entry"))
-    *same, _ = body.args
-    with counting(builder, body.args[4], plan.lanes) as k:
-        builder.call(one, [*same, k])
-    builder.ret_void()
-    return body
-
-
-def _function(module: ir.Module, name: str, kinds: list[ir.Type], names: tuple[str, ...]) -> ir.Function:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    for argument, label in zip(function.args, names, strict=True):
-        argument.name = label
-        if isinstance(argument.type, ir.PointerType):
-            argument.add_attribute("noalias")
-    return function
-
-
-def interpreter_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> ir.Function:
-    """`void step(code, rows, operands, lo, hi, tile)`: one elementwise instruction over a tile of examples."""
-    real = FLOAT[dtype.name]
-    kinds = [I64, real.as_pointer(), I32.as_pointer(), I64, I64, I64]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "jitgrad_step")
-    code, rows, operands, lo, hi, tile = function.args
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit_step(Emitter(builder, dtype, lanes, "cpu"), rows, operands, code, lo, hi, tile,
-              lambda: counting(builder, tile, lanes))
-    builder.ret_void()
-    return function
+@cache
+def _movement(dtype: np.dtype[Any], lanes: int) -> Native:
+    return Native(movement(dtype, lanes))
 
 
 @cache
@@ -141,78 +46,87 @@ def _interpreter(dtype: np.dtype[Any], lanes: int) -> Native:
     return Native(interpreter(dtype, lanes))
 
 
-def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
-    """Everything the tape shell calls, for all programs of a dtype."""
-    module = ir.Module("jitgrad")
-    interpreter_step(module, dtype, lanes)
-    dense.dot(module, dtype, lanes, "jitgrad_dot_one", 1)
-    dense.dot(module, dtype, lanes, "jitgrad_dot_block", dense.ROWS)
-    dense.pair(module, dtype, lanes, "jitgrad_pair")
-    dense.outer(module, dtype, lanes, "jitgrad_outer_one", 1)
-    dense.outer(module, dtype, lanes, "jitgrad_outer_block", dense.ROWS)
-    dense.sum_rows(module, dtype, lanes, "jitgrad_sum_rows")
-    dense.flush(module, dtype, lanes, "jitgrad_flush")
-    return module
+def address(array: Array) -> int:
+    """Where a C-contiguous array's first number is."""
+    # An array's interface, a dictionary made anew at each question, takes three times as long as its buffer.
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):                                         # read-only, or without numbers
+        found: int = array.__array_interface__["data"][0]
+        return found
 
 
-# In the order that kernels/cpu_batch.py numbers them.
-BODY = ("flush", "body")
-INTERPRETER = ("flush", "step", "dot_one", "dot_block", "pair", "outer_one", "outer_block", "sum_rows")
+def lines(rows: Iterable[Sequence[int]]) -> Words:
+    """A shell's lines: five integers each, those left out being 0."""
+    table = [[*row, *[0] * (place.LINE // 8 - len(row))] for row in rows]
+    return np.array(table, np.int64).reshape(-1, place.LINE // 8)
 
 
-_LOCK = threading.RLock()
-_POOL: ThreadPoolExecutor | None = None
+def aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """`size` numbers that begin where a vector may."""
+    room = np.empty(size + schedule.VECTOR_BYTES // dtype.itemsize, dtype)
+    skipped = -address(room) % schedule.VECTOR_BYTES // dtype.itemsize
+    return room[skipped:skipped + size]
 
 
-def _forget_pool() -> None:
-    global _POOL
-    _POOL = None
+@lru_cache(1024)
+def _bounds(n: int, tile: int) -> tuple[Words, int, int]:
+    """Where the chunks of a batch begin, the address of these numbers, and how many chunks there are."""
+    bounds = schedule.chunks(n, tile)
+    return bounds, address(bounds), len(bounds) - 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)        # a forked child has none of its parent's threads
+def _moves(columns: Sequence[tuple[int, int, int, int]], lanes: int, itemsize: int) -> Words:
+    """Lines that bring columns (array, element, stride, row) into rows: neighbours together, up to a vector of them.
+
+    A column alone that is contiguous is never copied by a straight-line body; a few are gathered as fast one by one.
+    """
+    found = []
+    for _, group in groupby(enumerate(columns), lambda c: (c[1][0], c[1][1] - c[0], c[1][3] - c[0])):
+        run = [column for _, column in group]
+        for at in range(0, len(run), lanes):
+            part = run[at:at + lanes]
+            for together in [part] if len(part) > lanes // 4 else [[one] for one in part]:
+                array, element, stride, row = together[0]
+                found.append((array, element * itemsize, stride, len(together), row))
+    return lines(found)
 
 
-def _pool() -> ThreadPoolExecutor:
-    global _POOL
-    with _LOCK:
-        if _POOL is None:
-            _POOL = ThreadPoolExecutor(_threads(), thread_name_prefix="jitgrad")
-        return _POOL
+class _Workspace:
+    """A thread's own table and memory for a kernel's calls, kept from call to call."""
+
+    def __init__(self, kernel: CpuKernel):
+        tables, plan = kernel.tables, kernel.plan
+        rows = (kernel.moved + kernel.written if tables is None else tables.v_size) * plan.tile
+        w = 0 if tables is None else tables.w_size + plan.lanes
+        self.memory = aligned(rows + kernel.sums * plan.lanes + w + plan.lanes, kernel.program.dtype)
+        self.memory[:] = 0                                  # what is left of earlier memory may be slow to compute with
+        self.table = np.concatenate((kernel.template, np.zeros(kernel.moved + kernel.written, np.int64)))
+        self.sums = np.zeros(kernel.sums)
+        self.sums_address = address(self.sums)
+        at, size = address(self.memory), kernel.program.dtype.itemsize
+        self.address = address(self.table)
+        table = self.table
+        table[place.ROWS], table[place.PARTIAL] = at, at + rows * size
+        table[place.ARRAYS] = self.address + 8 * kernel.arrays_at
+        table[place.RESULTS] = self.address + 8 * kernel.results_at
+        if tables is None:
+            table[place.SOURCES] = self.address + 8 * len(kernel.template)
+            table[place.TARGETS] = table[place.SOURCES] + 8 * kernel.moved
+        else:
+            first = rows + kernel.sums * plan.lanes
+            self.memory[first:first + len(tables.constants)] = tables.constants
+            table[place.W] = at + first * size
 
 
-@cache
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _CallTable(NamedTuple):
+    """What a call puts into every thread's table: addresses, the tile, and whether results bypass the caches."""
 
-
-class _Columns:
-    """Which arrays' columns a shell reads or writes; `at(addresses)` is the table it takes (see kernels/cpu_batch.py)."""
-
-    def __init__(self, array: list[int], element: list[int], stride: list[int], dtype: np.dtype[Any]):
-        self._array = np.array(array, np.intp)
-        self._table = np.empty((len(array), 2), np.int64)
-        self._table[:, 0] = np.array(element, np.int64) * dtype.itemsize
-        self._table[:, 1] = stride
-
-    def at(self, arrays: list[Array]) -> npt.NDArray[np.int64]:
-        """The columns of these arrays, each (n, width) and contiguous."""
-        table = self._table.copy()
-        if len(arrays):
-            table[:, 0] += np.array([a.__array_interface__["data"][0] for a in arrays], np.int64)[self._array]
-        return table
-
-
-def _empty(n: int, width: int, dtype: np.dtype[Any], aligned: bool) -> Array:
-    if not aligned:
-        return np.empty((n, width), dtype)
-    room = np.empty(n * width + schedule.VECTOR_BYTES // dtype.itemsize, dtype)
-    skipped = -room.__array_interface__["data"][0] % schedule.VECTOR_BYTES // dtype.itemsize
-    return room[skipped:skipped + n * width].reshape(n, width)
-
-
-def _lines(rows: Sequence[tuple[int, ...]], width: int) -> npt.NDArray[np.int64]:
-    return np.array(rows, np.int64).reshape(-1, width)
+    arrays: list[int]
+    shared: int
+    bounds: int
+    tile: int
+    streams: bool
 
 
 class CpuKernel:
@@ -221,61 +135,26 @@ class CpuKernel:
     def __init__(self, program: Program):
         self.program = program
         tape, _ = program.rolled
-        self._tables = None if schedule.is_fused(tape) else self._tabulate()
-        self.plan = schedule.for_cpu(program.dtype, None if self._tables is None else self._tables.v_size)
-        places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
+        self.tables: Tables | None = None if schedule.is_fused(tape) else self._tabulate()
+        self.plan = schedule.for_cpu(program.dtype, None if self.tables is None else self.tables.v_size)
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
-        self._inputs = _Columns([number[leaf.first] for leaf, _ in places], [element for _, element in places],
-                                [leaf.width for leaf, _ in places], program.dtype)
-        self._out_widths = [len(rows) for rows in program.example_outputs]
-        columns = [(k, element, width) for k, width in enumerate(self._out_widths) for element in range(width)]
-        self._outputs = _Columns([k for k, _, _ in columns], [element for _, element, _ in columns],
-                                 [width for _, _, width in columns], program.dtype)
-        self._scratch = threading.local()
+        places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
+        rows = range(len(places)) if self.tables is None else self.tables.in_rows
+        columns = [(number[leaf.first], element, leaf.width, row)
+                   for (leaf, element), row in zip(places, rows, strict=True)]
+        widths = [len(rows) for rows in program.example_outputs]
+        self._widths, itemsize = widths, program.dtype.itemsize
+        self.moved, self.written, self.sums = len(columns), sum(widths), len(program.reduced_rows)
+        out_rows = range(self.moved, self.moved + self.written) if self.tables is None else self.tables.out_rows
+        elements = [(k, element * itemsize, width) for k, width in enumerate(widths) for element in range(width)]
+        self._moves = _moves(columns, self.plan.lanes, itemsize)
+        self._outs = lines((*element, row) for element, row in zip(elements, out_rows, strict=True))
+        self._local = threading.local()
         self._operations = tape.operations()
-        self._sum_rows = program.reduced_rows.astype(np.int64)
-
-    @cached_property
-    def _code(self) -> Native:
-        """The machine code of the hole."""
-        with _LOCK:
-            if not self.plan.fused:
-                return _interpreter(self.program.dtype, self.plan.lanes)
-            module = ir.Module("jitgrad")
-            fused_body(module, self.program, self.plan)
-            dense.flush(module, self.program.dtype, self.plan.lanes, "jitgrad_flush")
-            return Native(module)
-
-    def _thread_scratch(self) -> Array:
-        """This thread's memory for a tape's rows, kept from call to call."""
-        found: Array | None = getattr(self._scratch, "rows", None)
-        if found is None:
-            assert self._tables is not None
-            size = self._tables.v_size * self.plan.tile + (self._tables.w_size + len(self._sum_rows)) * self.plan.lanes
-            found = self._scratch.rows = np.zeros(size, self.program.dtype)
-        return found
-
-    def _streams(self, n: int) -> bool:
-        """Whether results are too large for the caches, and lie so that whole vectors can be written past them."""
-        written = n * sum(self._out_widths) * self.program.dtype.itemsize
-        return written >= schedule.STREAMED_BYTES and set(self._out_widths) == {1}
-
-    @cached_property
-    def _streaming_code(self) -> Native:
-        with _LOCK:
-            module = ir.Module("jitgrad")
-            fused_body(module, self.program, self.plan, streaming=True)
-            return Native(module)
-
-    @cached_property
-    def _streaming_address(self) -> Any:
-        return np.append(self._address, self._streaming_code.address("jitgrad_body"))
-
-    @cached_property
-    def _address(self) -> Any:
-        """Where the code is that the shell calls."""
-        names = BODY if self.plan.fused else INTERPRETER
-        return np.array([self._code.address(f"jitgrad_{name}") for name in names], np.int64)
+        self.arrays_at = place.BODY_PLACES if self.tables is None else place.TAPE_PLACES
+        self.results_at = self.arrays_at + len(program.batched)
+        self._arrays_end = self.results_at + len(widths)
+        self._unit = dense.tile_unit(self.plan.lanes)
 
     def _tabulate(self) -> Tables:
         program = self.program
@@ -283,44 +162,86 @@ class CpuKernel:
         return tabulate(program.rolled[0], program.reduced_rows, examples.astype(np.int32))
 
     @cached_property
-    def _tape_arguments(self) -> tuple[Any, ...]:
-        t, dtype = self._tables, self.program.dtype
-        assert t is not None
-        slots = _shared_slots(self.program.rolled[0], self.program)
-        operands = t.operands
-        return (t.v_size, t.w_size, np.array(t.in_rows, np.int64), np.array(t.out_rows, np.int64),
-                np.array([row for row, _ in t.constants], np.int64),
-                np.array([value for _, value in t.constants], np.float64).astype(dtype),
-                _lines([(row, slots[source]) for row, source in t.shared], 2), _lines(t.spread, 2), _lines(t.once, 5),
-                _lines(t.lines, 5), _lines(t.reductions, 3), operands)
+    def _body(self) -> Native:
+        with _LOCK:
+            module = ir.Module("jitgrad")
+            fused_body(module, self.program, self.plan)
+            return Native(module)
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
-        program, fused, lanes, tile = self.program, self.plan.fused, self.plan.lanes, self.plan.tile
-        streaming = fused and self._streams(n)
-        results = [_empty(n, width, program.dtype, streaming) for width in self._out_widths]
-        columns = (self._inputs.at(batched), self._outputs.at(results))
-        address = self._streaming_address if streaming else self._address
-        bounds = schedule.chunks(n, tile)
-        sums = np.zeros((len(bounds) - 1, len(self._sum_rows)))
-        unit = dense.tile_unit(lanes)
-        short = min(tile, unit * -(-n // unit))
-
-        def work(lo: int, hi: int) -> None:
-            where = (shared, *columns, bounds[lo:hi + 1], sums[lo:hi])
-            if fused:
-                cpu_batch.run_body(address, lanes, tile, *where, streaming)
+    @cached_property
+    def template(self) -> Words:
+        """The table of a call, but for what depends on the call and the thread."""
+        plan, dtype = self.plan, self.program.dtype
+        table = np.zeros(self.results_at + len(self._widths), np.int64)
+        table[place.LANES], table[place.TILE], table[place.SIZE] = plan.lanes, plan.tile, dtype.itemsize
+        table[place.MOVES], table[place.MOVE_COUNT] = address(self._moves), len(self._moves)
+        table[place.OUTS], table[place.OUT_COUNT] = address(self._outs), len(self._outs)
+        table[place.SUM_COUNT] = self.sums
+        with _LOCK:
+            for at, name in _MOVEMENT.items():
+                table[at] = _movement(dtype, plan.lanes).address(f"jitgrad_{name}")
+            if self.tables is None:
+                table[place.BODY] = self._body.address("jitgrad_body")
             else:
-                cpu_batch.run_tape(address, lanes, short, *where, self._thread_scratch(), *self._tape_arguments)
+                for at, name in _INTERPRETER.items():
+                    table[at] = _interpreter(dtype, plan.lanes).address(f"jitgrad_{name}")
+                self._put_tables(table, self.tables)
+        return table
 
-        if len(sums) == 1 or n * self._operations < PARALLEL_WORK or _threads() == 1:
-            work(0, len(sums))
-        else:
-            parts = np.linspace(0, len(sums), min(len(sums), _threads()) + 1).astype(int).tolist()
-            others = [_pool().submit(work, lo, hi) for lo, hi in pairwise(parts[1:])]
-            work(parts[0], parts[1])                        # this thread need not be woken
-            for other in others:
-                other.result()
-        return Results(sums[0] if len(sums) == 1 else sums.sum(axis=0), results)
+    def _put_tables(self, table: Words, tables: Tables) -> None:
+        slots = shared_slots(self.program.rolled[0], self.program)
+        operands, shared = tables.operands, np.array([slots[row] for row in tables.shared], np.int32)
+        parts = {place.SPREADS: lines(tables.spread), place.ONCE: lines(tables.once), place.LINES: lines(tables.lines),
+                 place.REDUCTIONS: lines(tables.reductions)}
+        self._kept = (operands, shared, parts)              # as long as their addresses are in use
+        table[place.OPERANDS], table[place.SHARED_SLOTS] = address(operands), address(shared)
+        table[place.SHARED_AT], table[place.SHARED_COUNT] = len(tables.constants), len(shared)
+        for at, part in parts.items():
+            table[at], table[at + 1] = address(part), len(part)         # every table is followed by its length
+
+    @cached_property
+    def _shell(self) -> Callable[[int], None]:
+        return shell("run_body" if self.tables is None else "run_tape")
+
+    def _workspace(self) -> _Workspace:
+        found: _Workspace | None = getattr(self._local, "workspace", None)
+        if found is None:
+            found = self._local.workspace = _Workspace(self)
+        return found
+
+    def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
+        _bounds_alive, bounds, count = _bounds(n, self.plan.tile)
+        results = self._results(n, out) if self._widths else []
+        call = _CallTable(
+            [address(a) for a in (*batched, *results)], address(shared), bounds,
+            self.plan.tile if self.tables is None else min(self.plan.tile, self._unit * -(-n // self._unit)),
+            sum(r.nbytes for r in results) >= schedule.STREAMED_BYTES)
+        if count == 1:
+            own = self._workspace()
+            own.sums.fill(0)
+            self._run(own, call, 0, 1, own.sums_address)
+            return Results(own.sums.copy(), results)
+        sums = np.zeros((count, self.sums))
+        place_of_sums = address(sums) if self.sums else 0
+        shares = min(count, threads.cores()) if n * self._operations >= PARALLEL_WORK else 1
+        parts = np.linspace(0, count, shares + 1).astype(int).tolist()
+        threads.together([partial(self._run, None, call, lo, hi, place_of_sums) for lo, hi in pairwise(parts)])
+        return Results(sums.sum(axis=0), results)
+
+    def _results(self, n: int, out: Sequence[Array | None]) -> list[Array]:
+        given = out or [None] * len(self._widths)
+        return [np.empty((n, width), self.program.dtype) if ready is None else ready
+                for ready, width in zip(given, self._widths, strict=True)]
+
+    def _run(self, own: _Workspace | None, call: _CallTable, lo: int, hi: int, sums: int) -> None:
+        """Chunks lo to hi, on this thread."""
+        own = own or self._workspace()
+        table = own.table
+        table[self.arrays_at:self._arrays_end] = call.arrays
+        table[place.SHARED], table[place.BOUNDS], table[place.TILE] = call.shared, call.bounds, call.tile
+        table[place.FIRST_CHUNK], table[place.LAST_CHUNK], table[place.SUMS] = lo, hi, sums
+        table[place.STREAMING] = call.streams
+        self._shell(own.address)
 
     def as_text(self, form: str) -> str | None:
         """"llvm": the emitted body (or the interpreter's step); "asm": the machine's code, compiling if need be."""
@@ -332,5 +253,7 @@ class CpuKernel:
                 module = interpreter(self.program.dtype, self.plan.lanes)
             return str(module)
         if form == "asm":
-            return self._code.assembly()
+            code = self._body if self.plan.fused else _interpreter(self.program.dtype, self.plan.lanes)
+            return code.assembly()
         return None
+

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -253,7 +253,7 @@ class CudaKernel:
         self._form: _Fused | _Tape = (_Fused if self.plan.fused else _Tape)(self.layout, self.plan)
         self._held = _Held()
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
+    def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
         missing = None if SIMULATED else problem()
         if missing is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -87,7 +87,7 @@ class InterpretKernel:
     def __init__(self, program: Program):
         self.program = program
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
+    def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         program = self.program
         tape, _ = program.rolled
         rows, parts = program.reduced_rows, program.example_outputs
@@ -99,8 +99,8 @@ class InterpretKernel:
             v = run_tape(tape, program, shared, batched, lo, hi)
             with np.errstate(all="ignore"):
                 sums += v[rows].sum(axis=1, dtype=np.float64)
-            for out, r in zip(results, parts, strict=True):
-                out[lo:hi] = v[r].T
+            for result, r in zip(results, parts, strict=True):
+                result[lo:hi] = v[r].T
         return Results(sums, results)
 
     def as_text(self, form: str) -> str | None:

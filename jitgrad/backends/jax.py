@@ -5,7 +5,7 @@ Neither the tape nor a derivative rule of ours is used, so that agreement with i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -96,6 +96,9 @@ class JaxKernel:
             else:
                 _, (failed, values) = self.one_example(*leaves)
                 grads = ()
+            if program.divisor is not None:
+                grads = [g if program.leaves[k].shared else g / leaves[program.divisor][0]
+                         for k, g in zip(program.wrt, grads, strict=True)]
             stacked = jnp.stack(values) if values else jnp.zeros(0, program.dtype)
             return (failed[None], stacked, *grads)
 
@@ -105,7 +108,7 @@ class JaxKernel:
             return tuple(r.sum(axis=0) if reduced else r for r, reduced in zip(results, program.reduced, strict=True))
         return jax.jit(whole) if len(self.nodes) <= COMPILED_NODES else whole
 
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
+    def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         program, arrays = self.program, iter(batched)
         with jax.enable_x64(program.dtype == np.float64):
             leaves = []
@@ -116,10 +119,10 @@ class JaxKernel:
                 else:
                     leaves.append(jnp.asarray(next(arrays)))
             results = self._batch(*leaves)
-            out = [np.array(r) for r in results]      # copies: JAX's own arrays cannot be written to
-        sums = [r for r, reduced in zip(out, program.reduced, strict=True) if reduced]
+            found = [np.array(r) for r in results]      # copies: JAX's own arrays cannot be written to
+        sums = [r for r, reduced in zip(found, program.reduced, strict=True) if reduced]
         return Results(np.concatenate(sums, dtype=np.float64),
-                       [r for r, reduced in zip(out, program.reduced, strict=True) if not reduced])
+                       [r for r, reduced in zip(found, program.reduced, strict=True) if not reduced])
 
     def as_text(self, form: str) -> str | None:
         """"jaxpr": what JAX was asked to run, for a batch of two."""

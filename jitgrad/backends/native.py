@@ -1,14 +1,18 @@
 """LLVM modules → machine code of this CPU, in memory and on cache.
 
-numba compiles the shells; the bodies they call are compiled here, by the LLVM that numba brings, without passing
-through Python's types: about 0.1 ms an operation instead of 1.2. Machine code is kept on disk under the hash of its LLVM
-text, the CPU and the compiler's version (cache.py), so that a second process compiles nothing.
+numba made LLVM of the shells ahead of time (kernels/ahead.py); they and the bodies they call are compiled here, by the
+LLVM that numba brings, without passing through Python's types: about 0.1 ms an operation instead of 1.2. Machine code is
+kept on disk under the hash of its LLVM text, the CPU and the compiler's version (cache.py), so that a second process
+compiles nothing. A process that computes on the CPU never imports numba, which would take half its first second.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -16,17 +20,26 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from jitgrad.compiler import cache
+from jitgrad.kernels import place
 
 _LOCK = threading.RLock()                   # LLVM's global state is not thread-safe
 
 
 @functools.cache
-def _machine() -> Any:
+def _target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
-                                        codemodel="jitdefault", jit=True)
+    return llvm.Target.from_default_triple()
+
+
+def _new_machine() -> Any:
+    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
+                                           codemodel="jitdefault", jit=True)
+
+
+@functools.cache
+def _machine() -> Any:
+    return _new_machine()
 
 
 @functools.cache
@@ -35,10 +48,10 @@ def _features() -> str:
     return features
 
 
-def _optimised(module: ir.Module) -> Any:
+def _optimised(text: str) -> Any:
     machine = _machine()
-    module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
-    parsed = llvm.parse_assembly(str(module))
+    parsed = llvm.parse_assembly(text)
+    parsed.triple, parsed.data_layout = llvm.get_process_triple(), str(machine.target_data)
     parsed.verify()
     # Vectors and blocks are emitted as such: what the higher levels look for is already there, and they take twice as long.
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
@@ -49,14 +62,15 @@ def _optimised(module: ir.Module) -> Any:
 class Native:
     """The machine code of a module; `address(name)` of a function in it is good for the life of this object."""
 
-    def __init__(self, module: ir.Module):
-        self._module = module
+    def __init__(self, module: ir.Module | str):
+        self._text = str(module)
         with _LOCK:
-            key = cache.key(str(module), llvmlite.__version__, llvm.get_host_cpu_name(), _features())
+            key = cache.key(self._text, llvmlite.__version__, llvm.get_host_cpu_name(), _features())
             code = cache.load(key)
             if code is None:
-                code = _machine().emit_object(_optimised(module))
+                code = _machine().emit_object(_optimised(self._text))
                 cache.save(key, code)
+            # The engine takes ownership of the machine that it is given.
             self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_machine())
             self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             self._engine.finalize_object()
@@ -71,12 +85,17 @@ class Native:
     def assembly(self) -> str:
         """The machine code as assembly text."""
         with _LOCK:
-            text: str = _machine().emit_assembly(_optimised(self._module))
+            text: str = _machine().emit_assembly(_optimised(self._text))
         return text
 
 
-def _new_machine() -> Any:
-    # MCJIT takes ownership of the machine it is given.
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
-                                        codemodel="jitdefault", jit=True)
+@functools.cache
+def _shells() -> Native:
+    return Native(Path(place.__file__).with_name("cpu_batch.ll").read_text())
+
+
+@functools.cache
+def shell(name: str) -> Callable[[int], None]:
+    """A shell of kernels/cpu_batch.py, as a function of its table's address. It lets other threads of Python run."""
+    made: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_int64)(_shells().address(f"jitgrad_{name}"))
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -9,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from jitgrad.backends.native import Native
+from jitgrad.backends.cpu import Words, address, lines
+from jitgrad.backends.native import Native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_switch
 from jitgrad.compiler.graph import Op
 from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.rows import tabulate_rows
-from jitgrad.kernels import cpu_batch, rows
+from jitgrad.kernels import moves, place, rows
 
 Array = npt.NDArray[Any]
 
-# In the order that kernels/cpu_batch.py numbers them.
-INTERPRETER = ("row_step", "row_sums", "row_products")
+_INTERPRETER = {place.ROW_STEP: "row_step", place.ROW_SUMS: "row_sums", place.ROW_PRODUCTS: "row_products",
+                place.ROW_TAKES: "takes"}
 
 
 def row_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
@@ -55,6 +57,7 @@ def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
     row_step(module, dtype, lanes)
     rows.row_sums(module, dtype, lanes, "jitgrad_row_sums", products=False)
     rows.row_sums(module, dtype, lanes, "jitgrad_row_products", products=True)
+    moves.takes(module, dtype, lanes)
     return module
 
 
@@ -71,23 +74,31 @@ class RowsKernel:
         self.lanes = schedule.VECTOR_BYTES // program.dtype.itemsize
 
     @cached_property
-    def _arguments(self) -> tuple[Any, ...]:
+    def _tables(self) -> tuple[Words, Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The shell's table, V with its constants, and the places of inputs among the shared numbers and of results."""
         program, dtype = self.program, self.program.dtype
         tape, _ = program.rolled
         tables = tabulate_rows(tape, program.reduced_rows, self.lanes)
         places = [program.leaf_of(slot) for slot in tape.inputs]
         inputs = [program.shared_offset[leaf.first] + element for leaf, element in places]
-        return (tables.size, np.array(tables.constants, np.int64), np.array(tables.values).astype(dtype),
-                np.array(inputs, np.int64), np.array(tables.lines, np.int64).reshape(-1, 5), tables.operands,
-                tables.results.astype(np.int64))
+        v = np.zeros(tables.size, dtype)
+        v[tables.constants] = tables.values
+        code = _code(dtype, self.lanes)
+        table = np.zeros(place.ROW_PLACES, np.int64)
+        for at, name in _INTERPRETER.items():
+            table[at] = code.address(f"jitgrad_{name}")
+        self._kept = (tables.operands, lines(tables.lines))
+        table[place.ROW_OPERANDS], table[place.ROW_LINES] = address(self._kept[0]), address(self._kept[1])
+        table[place.ROW_LINE_COUNT] = len(tables.lines)
+        return table, v, np.array(inputs, np.int64), tables.results.astype(np.int64)
 
-    @cached_property
-    def _addresses(self) -> npt.NDArray[np.int64]:
-        code = _code(self.program.dtype, self.lanes)
-        return np.array([code.address(f"jitgrad_{name}") for name in INTERPRETER], np.int64)
-
-    def __call__(self, shared: Array, batched: list[Array], n: int) -> Results:
-        return Results(cpu_batch.run_rows(self._addresses, self.lanes, shared, *self._arguments), [])
+    def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
+        template, constants, inputs, results = self._tables
+        table, v = template.copy(), constants.copy()
+        v[:len(inputs)] = shared[inputs]
+        table[place.V] = address(v)
+        shell("run_rows")(address(table))
+        return Results(v[results].astype(np.float64), [])
 
     def as_text(self, form: str) -> str | None:
         """"llvm" and "asm" of the interpreter, which is the same for all programs of a dtype."""

@@ -26,14 +26,14 @@ Product = tuple[int, int]
 
 @dataclass
 class Tables:
-    """What kernels/cpu_batch.run_tape reads; every array of lines is (…, 5) int64."""
+    """What kernels/cpu_batch.run_tape reads; lines are filled up to five integers."""
 
     v_size: int = 0
     w_size: int = 0
     in_rows: list[int] = field(default_factory=list)                        # v rows of the batched inputs
     out_rows: list[int] = field(default_factory=list)                       # v rows of the per-example results
-    constants: list[tuple[int, float]] = field(default_factory=list)        # (w row, value)
-    shared: list[tuple[int, int]] = field(default_factory=list)             # (w row, tape row of a shared input)
+    constants: list[float] = field(default_factory=list)                    # the first w rows
+    shared: list[int] = field(default_factory=list)                         # tape rows of the shared inputs, the next ones
     spread: list[tuple[int, int]] = field(default_factory=list)             # (v row, w row) repeated for all examples
     once: list[tuple[int, ...]] = field(default_factory=list)               # lines over w rows
     lines: list[tuple[int, ...]] = field(default_factory=list)              # lines over v rows, for each tile
@@ -116,14 +116,19 @@ class _Tabulation:
 
     def _number(self) -> None:
         tape, t = self.tape, self.tables
-        shared = np.flatnonzero(self.uniform)
-        self.w[shared] = np.arange(len(shared))
-        t.w_size = len(shared)
-        t.constants = [(int(self.w[row]), value) for row, value in (*tape.constants.items(), (self.one, 1.0))]
+        # Constants, shared inputs, then what is computed: a vector written beyond an instruction's last row falls on
+        # rows that are computed later.
+        t.constants = [*tape.constants.values(), 1.0]
+        t.shared = np.flatnonzero(tape.shared).tolist()
+        rows = [*tape.constants, self.one, *t.shared]
+        self.w[rows] = np.arange(len(rows))
+        t.w_size = len(rows)
+        for i in tape.instructions:
+            if i.uniform:
+                self.w[i.lo:i.hi] = np.arange(t.w_size, t.w_size + i.hi - i.lo)
+                t.w_size += i.hi - i.lo
         for row in range(len(tape.inputs)):
-            if tape.shared[row]:
-                t.shared.append((int(self.w[row]), row))
-            else:
+            if not tape.shared[row]:
                 t.in_rows.append(t.v_size)
                 self.v[row] = t.v_size
                 t.v_size += 1

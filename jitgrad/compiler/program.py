@@ -55,13 +55,15 @@ class Program:
     """Values, checks and gradients of a graph over a batch.
 
     values: what the function returned; wrt: leaves to differentiate values[0] by; per_example: True for reduce=None.
+    divisor: the leaf, one shared number, that per-example gradients are divided by: of a mean, the batch size.
     Outputs, in order: the count of failed checks, the values, then one for each leaf of `wrt`.
     """
 
     def __init__(self, graph: Graph, leaves: Sequence[Leaf], values: Sequence[Node], checks: Sequence[Check],
-                 wrt: Sequence[int], per_example: bool, dtype: npt.DTypeLike):
+                 wrt: Sequence[int], per_example: bool, dtype: npt.DTypeLike, divisor: int | None = None):
         self.graph, self.leaves, self.values, self.checks = graph, list(leaves), list(values), list(checks)
         self.wrt, self.per_example, self.dtype = list(wrt), per_example, np.dtype(dtype)
+        self.divisor = divisor
         self.failures = _count_failures(graph, self.checks)
         shared = [leaf for leaf in self.leaves if leaf.shared]
         offsets = np.cumsum([0] + [leaf.width for leaf in shared])
@@ -85,10 +87,17 @@ class Program:
     @cached_property
     def rolled(self) -> tuple[Tape, list[Rows]]:
         """The tape, gradient included, and the rows of each output."""
-        tape, rows = roll([self.failures, *self.values], lambda slot: self.leaf_of(slot)[0].shared)
-        outputs = [rows[:1], rows[1:]]
+        wanted = [self.failures, *self.values]
+        if self.divisor is not None:
+            wanted.append(self.graph.input(self.leaves[self.divisor].first))
+        tape, rows = roll(wanted, lambda slot: self.leaf_of(slot)[0].shared)
+        outputs = [rows[:1], rows[1:1 + len(self.values)]]
         if self.wrt:
-            outputs += self._gradients(tape, int(rows[1]))
+            gradients = self._gradients(tape, int(rows[1]))
+            if self.divisor is not None:
+                gradients = [g if self.leaves[k].shared else tape.append(OPS["div"], (g, np.full_like(g, rows[-1])))
+                             for k, g in zip(self.wrt, gradients, strict=True)]
+            outputs += gradients
         return tape, outputs
 
     def _gradients(self, tape: Tape, root: int) -> list[Rows]:

@@ -115,5 +115,5 @@ class _Tabulation:
     def _takes(self, i: Instruction, lists: Segments) -> None:
         n = i.hi - i.lo
         start = lists.start + np.int32(self.length + 2 * n + 1)
-        at = self._put(start, self.place[i.args[0]], self.place[lists.elements])
+        at = self._put(self.place[i.args[0]], start, self.place[lists.elements])
         self.tables.lines.append((TAKE, self._claim(np.arange(i.lo, i.hi)), n, at, 0))

@@ -1,0 +1,171 @@
+"""Micro-kernels that move numbers: between arrays and rows of neighbouring examples, and between rows.
+
+Addresses and sizes are run-time arguments, so that each compiles once for all programs of a dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from jitgrad.kernels.dense import I32, Block
+
+
+def gather(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void gather(row, source, stride, count, …)`: row[k] = source[k · stride] for k < count."""
+    k = Block(module, dtype, lanes, "jitgrad_gather", ("row", "source", "stride", "count", "unused1", "unused2"))
+    row, source, stride, count, *_ = k.function.args
+    b = k.builder
+    with k.loop(k.number(0), count, 1) as at:
+        b.store(b.load(b.gep(source, [b.mul(at, stride)])), b.gep(row, [at]))
+    b.ret_void()
+
+
+def scatter(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void scatter(row, target, stride, count, …)`: target[k · stride] = row[k] for k < count."""
+    k = Block(module, dtype, lanes, "jitgrad_scatter", ("row", "target", "stride", "count", "unused1", "unused2"))
+    row, target, stride, count, *_ = k.function.args
+    b = k.builder
+    with k.loop(k.number(0), count, 1) as at:
+        b.store(b.load(b.gep(row, [at])), b.gep(target, [b.mul(at, stride)]))
+    b.ret_void()
+
+
+def stream(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void stream(row, target, unused, count, …)`: target[k] = row[k] for k < count, past the caches.
+
+    What is too large for the caches is not found there again, and need not be read before it is overwritten. Only whole
+    vectors where a vector may begin can be written so.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_stream", ("row", "target", "unused", "count", "unused1", "unused2"))
+    row, target, _, count, *_ = k.function.args
+    b = k.builder
+    size = lanes * k.size
+    missing = b.and_(b.sub(k.number(0), b.ptrtoint(target, k.number(0).type)), k.number(size - 1))
+    head = b.udiv(missing, k.number(k.size))
+    head = b.select(b.icmp_signed("<", head, count), head, count)
+    end = b.add(head, b.mul(b.sdiv(b.sub(count, head), k.number(lanes)), k.number(lanes)))
+    past = k.builder.module.add_metadata([ir.Constant(I32, 1)])
+
+    def one_by_one(start: ir.Value, stop: ir.Value) -> None:
+        with k.loop(start, stop, 1) as at:
+            b.store(b.load(b.gep(row, [at])), b.gep(target, [at]))
+    one_by_one(k.number(0), head)
+    with k.loop(head, end, lanes) as at:
+        b.store(k.load(row, at), k.address(target, at), align=size).set_metadata("nontemporal", past)
+    one_by_one(end, count)
+    b.ret_void()
+
+
+def transpose(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void transpose(row, source, stride, count, tile, columns)`: row[c · tile + k] = source[k · stride + c].
+
+    For k < count and c < columns, at most `lanes` of them. A square of `lanes` examples by `lanes` numbers is turned in
+    registers; it may read numbers beyond its columns, those of the next examples, and so ends where there are none.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_transpose", ("row", "source", "stride", "count", "tile", "columns"))
+    row, source, stride, count, tile, columns = k.function.args
+    b = k.builder
+    # A whole vector read at the last example of a square must not leave this tile's examples.
+    beyond = b.sdiv(b.add(b.sub(k.number(lanes), columns), b.sub(stride, k.number(1))), stride)
+    safe = b.sub(count, beyond)
+    whole = b.sub(safe, b.srem(safe, k.number(lanes)))
+    whole = b.select(b.icmp_signed("<", whole, k.number(0)), k.number(0), whole)
+    with k.loop(k.number(0), whole, lanes) as at:
+        square = [k.load(source, b.mul(b.add(at, k.number(j)), stride)) for j in range(lanes)]
+        for _ in range(lanes.bit_length() - 1):
+            square = [half for j in range(lanes // 2) for half in _interleave(k, square[j], square[j + lanes // 2])]
+        done = k.function.append_basic_block("done")
+        for c in range(lanes):
+            k.store(square[c], row, b.add(b.mul(tile, k.number(c)), at))
+            if c + 1 < lanes:
+                more = k.function.append_basic_block("more")
+                b.cbranch(b.icmp_signed("<", k.number(c + 1), columns), more, done)
+                b.position_at_end(more)
+        b.branch(done)
+        b.position_at_end(done)
+    with k.loop(whole, count, 1) as at, k.loop(k.number(0), columns, 1) as c:
+        number = b.load(b.gep(source, [b.add(b.mul(at, stride), c)]))
+        b.store(number, b.gep(row, [b.add(b.mul(c, tile), at)]))
+    b.ret_void()
+
+
+def _interleave(k: Block, x: ir.Value, y: ir.Value) -> list[ir.Value]:
+    """The numbers of x and y in turn, as two vectors: (x0, y0, x1, …) and what follows."""
+    halves = []
+    for start in (0, k.lanes // 2):
+        order = [at for j in range(start, start + k.lanes // 2) for at in (j, k.lanes + j)]
+        halves.append(k.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, k.lanes), order)))
+    return halves
+
+
+def fill(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void fill(row, source, count, …)`: row[k] = source[0] for k < count, a whole number of vectors."""
+    k = Block(module, dtype, lanes, "jitgrad_fill", ("row", "source", "count", "unused1", "unused2", "unused3"))
+    row, source, count, *_ = k.function.args
+    same = k.splat(k.builder.load(source))
+    with k.loop(k.number(0), count, lanes) as at:
+        k.store(same, row, at)
+    k.builder.ret_void()
+
+
+def pick(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void pick(row, source, operands, count, …)`: row[k] = source[operands[k]] for k < count."""
+    k = Block(module, dtype, lanes, "jitgrad_pick", ("row", "source", "operands", "count", "unused1", "unused2"))
+    row, source, operands, count, *_ = k.function.args
+    b = k.builder
+    with k.loop(k.number(0), count, 1) as at:
+        b.store(b.load(b.gep(source, [k.operand(operands, at)])), b.gep(row, [at]))
+    b.ret_void()
+
+
+def sum_lists(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void sum_lists(v, operands, at, lo, n, tile)`: v[lo + j] = Σₑ v[operands[e]], in order, for j < n.
+
+    e runs from operands[at + j] to operands[at + j + 1]; no list is empty.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_sum_lists", ("v", "operands", "at", "lo", "n", "tile"))
+    v, operands, at, lo, n, tile = k.function.args
+    b = k.builder
+    total = k.variable(k.vector)
+    with k.loop(k.number(0), n, 1) as j:
+        place = b.add(at, j)
+        first, last = k.operand(operands, place), k.operand(operands, b.add(place, k.number(1)))
+        out = b.mul(b.add(lo, j), tile)
+
+        with k.loop(k.number(0), tile, lanes) as example:
+            def element(e: ir.Value, example: ir.Value = example) -> ir.Value:
+                return k.load(v, b.add(b.mul(k.operand(operands, e), tile), example))
+            b.store(element(first), total)
+            with k.loop(b.add(first, k.number(1)), last, 1) as e:
+                b.store(b.fadd(b.load(total), element(e)), total)
+            k.store(b.load(total), v, b.add(out, example))
+    b.ret_void()
+
+
+def takes(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void takes(v, operands, at, lo, n, tile)`: v[lo + j] = v[operands[first + i]], i being v[operands[at + j]].
+
+    `first` is operands[at + n + j], and operands[at + n + j + 1] is where the list ends; an index outside gives NaN.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_takes", ("v", "operands", "at", "lo", "n", "tile"))
+    v, operands, at, lo, n, tile = k.function.args
+    b = k.builder
+    with k.loop(k.number(0), n, 1) as j:
+        place = b.add(at, j)
+        index = b.mul(k.operand(operands, place), tile)
+        start = b.add(place, n)
+        first, last = k.operand(operands, start), k.operand(operands, b.add(start, k.number(1)))
+        length = b.sitofp(b.sub(last, first), k.real)
+        out = b.mul(b.add(lo, j), tile)
+        with k.loop(k.number(0), tile, 1) as example:
+            here = b.load(b.gep(v, [b.add(index, example)]))
+            zero = ir.Constant(k.real, 0.0)
+            inside = b.and_(b.fcmp_ordered(">=", here, zero), b.fcmp_ordered("<", here, length))
+            safe = b.fptosi(b.select(inside, here, zero), ir.IntType(64))
+            element = b.mul(k.operand(operands, b.add(first, safe)), tile)
+            taken = b.load(b.gep(v, [b.add(element, example)]))
+            b.store(b.select(inside, taken, ir.Constant(k.real, float("nan"))), b.gep(v, [b.add(out, example)]))
+    b.ret_void()

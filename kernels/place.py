@@ -1,0 +1,19 @@
+"""Where things are in the table that a CPU shell is given (kernels/cpu_batch.py): places of 64-bit integers."""
+
+from __future__ import annotations
+
+# What every shell reads. ARRAYS and RESULTS are tables of addresses; MOVES and OUTS tables of lines. STREAMING is 1 where
+# results are too large for the caches.
+(LANES, TILE, SIZE, SHARED, ARRAYS, RESULTS, MOVES, MOVE_COUNT, OUTS, OUT_COUNT, BOUNDS, FIRST_CHUNK, LAST_CHUNK, SUMS,
+ SUM_COUNT, ROWS, PARTIAL, GATHER, TRANSPOSE, SCATTER, STREAM, STREAMING, FLUSH) = range(23)
+# A straight-line body and its tables of addresses.
+BODY, SOURCES, TARGETS, BODY_PLACES = range(23, 27)
+# A tape's tables, as jitgrad/compiler/products.py makes them, and the interpreter's code.
+(W, SHARED_SLOTS, SHARED_AT, SHARED_COUNT, SPREADS, SPREAD_COUNT, ONCE, ONCE_COUNT, LINES, LINE_COUNT, REDUCTIONS,
+ REDUCTION_COUNT, OPERANDS, FILL, PICK, STEP, SUM_LISTS, TAKES, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE, OUTER_BLOCK, SUM_ROWS,
+ TAPE_PLACES) = range(23, 48)
+# A program without a batch (jitgrad/compiler/rows.py).
+V, ROW_LINES, ROW_LINE_COUNT, ROW_OPERANDS, ROW_STEP, ROW_SUMS, ROW_PRODUCTS, ROW_TAKES, ROW_PLACES = range(9)
+
+
+LINE = 5 * 8                        # bytes of a line: five integers
