@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitgrad.backends import threads
+import jitgrad as jg
+from jitgrad.backends import memory, threads
 from jitgrad.backends.cpu import address, aligned
 from jitgrad.backends.native import Native
 from jitgrad.compiler.emit_cpu import interpreter, movement
@@ -145,3 +146,44 @@ def test_a_team_at_work_for_one_thread_does_not_hold_up_another() -> None:
     assert seen == [1, 2]
     done.set()
     one.join()
+
+
+def test_memory_of_large_results_is_used_again_when_no_view_is_left() -> None:
+    memory.release()
+    shape = (300, 1000)
+    first = memory.empty(shape, np.dtype(np.float64))
+    assert first.shape == shape
+    assert first.flags.writeable
+    place = address(first)
+    assert place % memory.ALIGNMENT == 0
+    first[:] = 1.0
+    view = first[5:, ::2].T
+    del first
+    second = memory.empty(shape, np.dtype(np.float64))
+    second[:] = 2.0
+    assert address(second) != place
+    assert (view == 1.0).all()
+    del view
+    assert address(memory.empty(shape, np.dtype(np.float64))) == place
+    assert memory.release() == second.nbytes + memory.ALIGNMENT
+    assert memory.release() == 0
+
+
+def test_memory_kept_is_bounded() -> None:
+    memory.release()
+    half = memory.LIMIT // 2 + 1
+    for _ in range(2):
+        arrays = [memory.empty((half + k,), np.dtype(np.uint8)) for k in range(3)]
+        del arrays
+    assert 0 < memory.release() <= memory.LIMIT
+    assert memory.empty((10,), np.dtype(np.float32)).base is None
+
+
+def test_results_are_not_overwritten_by_later_calls() -> None:
+    p, y = np.random.default_rng(0).normal(size=(2, 400_000))
+    step = jg.grad(lambda p, y: (p - y) ** 2, in_axes=(0, 0), reduce="sum", device="cpu")
+    first = step(p, y)
+    kept = first.copy()
+    for k in range(3):
+        step(p + k, y)
+    assert np.array_equal(first, kept)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from jitgrad.backends import threads
+from jitgrad.backends import memory, threads
 from jitgrad.backends.native import Native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import fused_body, interpreter, movement, shared_slots
@@ -230,7 +230,7 @@ class CpuKernel:
 
     def _results(self, n: int, out: Sequence[Array | None]) -> list[Array]:
         given = out or [None] * len(self._widths)
-        return [np.empty((n, width), self.program.dtype) if ready is None else ready
+        return [memory.empty((n, width), self.program.dtype) if ready is None else ready
                 for ready, width in zip(given, self._widths, strict=True)]
 
     def _run(self, own: _Workspace | None, call: _CallTable, lo: int, hi: int, sums: int) -> None:

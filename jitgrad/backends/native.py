@@ -33,8 +33,8 @@ def _target() -> Any:
 
 
 def _new_machine() -> Any:
-    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
-                                           codemodel="jitdefault", jit=True)
+    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic",
+                                           codemodel="small", jit=True)
 
 
 @functools.cache
