@@ -20,6 +20,7 @@ Mask = npt.NDArray[np.bool_]
 
 def differentiate(tape: Tape, root: int, wanted: Rows) -> Rows:
     """Append to `tape` the gradient of row `root` with respect to the input rows `wanted`; returns its rows."""
+    tape.derivatives = len(tape.instructions)
     return _Reverse(tape, root, wanted).run(wanted)
 
 
