@@ -41,7 +41,6 @@ class _Line(Block):
 
     def __init__(self, module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str):
         super().__init__(module, dtype, lanes, f"jitgrad_{name}", ARGUMENTS)
-        self.function.linkage = "internal"
         self.v, self.operands, self.out, self.n, self.a, self.b, self.c = self.function.args
         # -0.0 is what addition leaves everything as it is with; 0.0 would lose the sign of a sum of zeros.
         self.nothing = ir.Constant(self.vector, [-0.0] * lanes)
@@ -88,14 +87,15 @@ def _moves(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> dict[int, ir.
     return made
 
 
-def _sums(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str,
+def _sums(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, at_once: int,
           product: Callable[[_Line, ir.Value, ir.Value, int], list[ir.Value]]) -> ir.Function:
-    """Sums of products over runs of rows; `product(line, e, first, vectors)` is element e for so many vectors of rows."""
+    """Sums of products, so many vectors of rows at once; `product(line, e, first, vectors)` is element e of them."""
     k = _Line(module, dtype, lanes, name)
     b = k.builder
-    block = k.number(VECTORS * lanes)
+    block = k.number(at_once * lanes)
     blocked = b.mul(b.sdiv(k.whole(k.n), block), block)
-    for start, stop, vectors in ((k.number(0), blocked, VECTORS), (blocked, k.n, 1)):
+    parts = [(k.number(0), blocked, at_once), (blocked, k.n, 1)]
+    for start, stop, vectors in parts[:at_once]:
         sums = [k.variable(k.vector) for _ in range(vectors)]
         with k.loop(start, stop, vectors * lanes) as first:
             places = [b.add(b.add(k.out, first), k.number(q * lanes)) for q in range(vectors)]
@@ -221,8 +221,8 @@ def _take(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> ir.Function:
 
 def machine(module: ir.Module, dtype: np.dtype[Any], lanes: int, step: ir.Function) -> None:
     """`void jitgrad_rows(table)`: inputs in, all lines, results out. step(code, v, out, n, a, b, c): elementwise lines."""
-    kinds = {**_moves(module, dtype, lanes), DOT: _sums(module, dtype, lanes, "dot", _dot),
-             PAIR: _sums(module, dtype, lanes, "pair", _pair), LISTS: _sums(module, dtype, lanes, "lists", _lists),
+    kinds = {**_moves(module, dtype, lanes), DOT: _sums(module, dtype, lanes, "dot", VECTORS, _dot),
+             PAIR: _sums(module, dtype, lanes, "pair", 1, _pair), LISTS: _sums(module, dtype, lanes, "lists", 1, _lists),
              FEW: _few(module, dtype, lanes), REDUCE: _reduce(module, dtype, lanes), TAKE: _take(module, dtype, lanes)}
     k = Block(module, dtype, lanes, "jitgrad_rows", ("table",))
     b, double = k.builder, ir.DoubleType()

@@ -53,6 +53,14 @@ def _mixed(hashes: Hashes) -> Hashes:
     return (hashes ^ (hashes >> _SHIFT)) * _ODD
 
 
+def _classes(hashes: Hashes) -> Rows:
+    """A small number for each hash, the same for the same hash."""
+    order = np.argsort(hashes)
+    found = np.zeros(len(hashes), np.int32)
+    found[order[1:]] = np.cumsum(np.diff(hashes[order]) != 0)
+    return found
+
+
 def _expressions(tape: Tape, instructions: list[Instruction]) -> Hashes:
     """A hash of each row's expression, in which one leaf is as good as another."""
     hashes = np.ones(tape.size, np.uint64)
@@ -84,8 +92,8 @@ def _hand_down(tape: Tape, instructions: list[Instruction], roots: Rows, hashes:
             if i.op is OPS["sum"]:
                 outer = np.flatnonzero(np.repeat((mine == 0) & (most[i.lo:i.hi] >= 0) & (counts >= SHORTEST), counts))
                 kind = hashes[i.segments.elements[outer]] ^ _mixed(np.repeat(np.arange(i.lo, i.hi), counts)[outer].astype(np.uint64))
-                _, which, many = np.unique(kind, return_inverse=True, return_counts=True)
-                alike = many[which] >= SHORTEST
+                which = _classes(kind)
+                alike = np.bincount(which)[which] >= SHORTEST
                 handed[outer[alike]] = np.arange(made, made + alike.sum())
                 made += int(alike.sum())
                 groups.append(kind[alike])
@@ -93,8 +101,7 @@ def _hand_down(tape: Tape, instructions: list[Instruction], roots: Rows, hashes:
         for rows, names in reads:
             np.minimum.at(least, rows.astype(np.intp), names)
             np.maximum.at(most, rows.astype(np.intp), names)
-    _, group = np.unique(np.concatenate(groups), return_inverse=True)
-    return np.where(least == most, least, 0).astype(np.int32), group.astype(np.int32)
+    return np.where(least == most, least, 0).astype(np.int32), _classes(np.concatenate(groups))
 
 
 def _hand_up(tape: Tape, leaves: Rows) -> Rows:

@@ -77,7 +77,8 @@ class _Reverse:
         targets, sources = (np.concatenate(p) for p in zip(*parts, strict=True))
         order = np.argsort(targets, kind="stable")
         targets, sources = targets[order], sources[order]
-        rows, start, counts = np.unique(targets, return_index=True, return_counts=True)
+        start = np.append(0, np.flatnonzero(np.diff(targets)) + 1)
+        rows, counts = targets[start], np.diff(np.append(start, len(targets)))
         single = counts == 1
         self.cotangent[rows[single]] = sources[start[single]]
         pairs, lists = np.flatnonzero(counts == 2), np.flatnonzero(counts > 2)

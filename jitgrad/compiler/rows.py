@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,8 +117,10 @@ class _Tabulation:
                         read = self.factors[:, elements]
                         orders += list(read[:, :, self._candidates(*here[read])[0]].reshape(2, -1))
         listed = np.concatenate([*orders, inputs])
-        _, first = np.unique(listed[listed < len(inputs)], return_index=True)
-        found: Rows = listed[listed < len(inputs)][np.sort(first)]
+        listed = listed[listed < len(inputs)]
+        first = np.full(len(inputs), len(listed))
+        np.minimum.at(first, listed, np.arange(len(listed)))
+        found: Rows = inputs[np.argsort(first)]
         return found
 
     def _along_axes(self, rows: Rows) -> Order:
@@ -136,12 +139,12 @@ class _Tabulation:
         """
         a, b = first.sum(axis=0, dtype=np.int64), second.sum(axis=0, dtype=np.int64)
         orders = [np.lexsort((b, a)), np.lexsort((a, b))]
-        return orders if len(np.unique(b)) >= len(np.unique(a)) else orders[::-1]
+        return orders if _distinct(b) >= _distinct(a) else orders[::-1]
 
     def _alike(self, i: Instruction, lists: Segments) -> Iterator[tuple[Order, Rows]]:
         """The lists of one length, those of an axis first; with their elements, (length, lists)."""
         counts, member = np.diff(lists.start), self.axes.member[i.lo:i.hi] > 0
-        for count in np.unique(counts).tolist():
+        for count in np.flatnonzero(np.bincount(counts)).tolist():
             for mask in (member, ~member):
                 those = np.flatnonzero(mask & (counts == count))
                 if len(those):
@@ -188,7 +191,7 @@ class _Tabulation:
             along = self.axes.member[kept + i.lo] > 0
             of_axis, rest = kept[along], kept[~along]
             places = [self.place[a[rest]] for a in i.args]
-            places.sort(key=lambda p: -len(np.unique(p)))
+            places.sort(key=lambda p: -_distinct(p))
             order = np.lexsort(places) if len(rest) else np.zeros(0, np.intp)
             kept = np.concatenate((of_axis[self._along_axes((of_axis + i.lo).astype(np.int32))], rest[order]))
         operands = [self._operand(a[kept], scratch) for a, scratch in zip(i.args, self.scratch, strict=False)]
@@ -266,6 +269,11 @@ class _Tabulation:
         n = i.hi - i.lo
         at = self._put(lists.start + np.int32(2 * n + 1), self.place[i.args[0]], self.place[lists.elements])
         self._line(TAKE, self._place(np.arange(i.lo, i.hi)), n, at)
+
+
+def _distinct(numbers: npt.NDArray[Any]) -> int:
+    """How many different numbers there are. (NumPy's `unique` would load numpy.ma, which takes longer than all of this.)"""
+    return int(np.count_nonzero(np.diff(np.sort(numbers)))) + 1 if len(numbers) else 0
 
 
 def _stretches(codes: npt.NDArray[np.intp], shortest: int) -> list[tuple[int, int, int]]:
