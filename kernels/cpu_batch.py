@@ -193,23 +193,4 @@ def run_tape(call: int) -> None:
                 waiting = 0
 
 
-def run_rows(call: int) -> None:
-    """The shell of a program without a batch: every number once, an instruction's rows side by side in V.
-
-    A line is (operation, lo, rows, operands at, length), as jitgrad/compiler/rows.py tabulates them: an elementwise
-    operation's code, -1 sums, -2 takes, -3 sums of products.
-    """
-    v, operands = word(call, place.V), word(call, place.ROW_OPERANDS)
-    for t in range(word(call, place.ROW_LINE_COUNT)):
-        line = word(call, place.ROW_LINES) + place.LINE * t
-        kind, lo, n, at, length = word(line, 0), word(line, 1), word(line, 2), word(line, 3), word(line, 4)
-        if kind >= 0:
-            run(word(call, place.ROW_STEP), kind, v, operands + 4 * at, lo, n, 0)
-        elif kind == -2:
-            run(word(call, place.ROW_TAKES), v, operands, at, lo, n, 1)
-        else:
-            sums = word(call, place.ROW_SUMS) if kind == -1 else word(call, place.ROW_PRODUCTS)
-            run(sums, v, operands + 4 * at, lo, n, length, 0)
-
-
-SHELLS = (run_body, run_tape, run_rows)
+SHELLS = (run_body, run_tape)

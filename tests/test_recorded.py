@@ -71,7 +71,7 @@ def test_it_rolls_into_a_few_instructions_whatever_the_number_of_examples() -> N
     for count in (10, 40):
         program = jg.compile(moons(count)[1]())
         both = program._backward.program.rolled[0]
-        counts.append((len(program._program([]).rolled[0].instructions), len(both.instructions)))
+        counts.append((len(program._forward.program.rolled[0].instructions), len(both.instructions)))
     assert counts[0] == counts[1]
     assert counts[0][0] <= 16
     assert "rolled into 15 instructions" in program.summary()

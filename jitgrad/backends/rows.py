@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -10,60 +12,76 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from jitgrad.backends.cpu import Words, address, lines
-from jitgrad.backends.native import Native, shell
+from jitgrad.backends.native import Native
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_switch
-from jitgrad.compiler.graph import Op
+from jitgrad.compiler.emit import ELEMENTWISE, FLOAT, I64, Emitter, counting, emit_switch
+from jitgrad.compiler.graph import Op, spelling_graph
 from jitgrad.compiler.program import Program, Results
-from jitgrad.compiler.rows import tabulate_rows
-from jitgrad.kernels import moves, place, rows
+from jitgrad.compiler.rows import RowTables, tabulate_rows
+from jitgrad.kernels import rows, vector_math
 
 Array = npt.NDArray[Any]
 
-_INTERPRETER = {place.ROW_STEP: "row_step", place.ROW_SUMS: "row_sums", place.ROW_PRODUCTS: "row_products",
-                place.ROW_TAKES: "takes"}
+
+@cache
+def _is_elementary(op: Op) -> bool:
+    """Whether an operation is made of elementary functions, on which the compiler spends as long as on all else."""
+    if callable(op.spelling):
+        return any(_is_elementary(n.op) for n in spelling_graph(op).nodes)
+    return op.spelling in vector_math.FUNCTIONS
 
 
-def row_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
-    """`void row_step(code, v, operands, lo, n, unused)`: n rows by the elementwise operation of that code."""
-    kinds = [I64, FLOAT[dtype.name].as_pointer(), I32.as_pointer(), I64, I64, I64]
+def row_step(module: ir.Module, dtype: np.dtype[Any], lanes: int, ops: list[Op]) -> ir.Function:
+    """`void row_step(code, v, out, n, a, b, c)`: v[out:] = the elementwise operation of that code on v[a:], v[b:], v[c:]."""
+    kinds = [I64, FLOAT[dtype.name].as_pointer(), *[I64] * 5]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "jitgrad_row_step")
-    code, v, operands, lo, n, _ = function.args
+    code, v, out, n, *places = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     emitter = Emitter(builder, dtype, lanes, "cpu")
-    whole = ir.Constant(I64, lanes)
-    padded = builder.mul(builder.sdiv(builder.add(n, ir.Constant(I64, lanes - 1)), whole), whole)
 
     def step(op: Op) -> None:
         with counting(builder, n, lanes) as j:
-            args = []
-            for k in range(op.arity):
-                at = builder.add(builder.mul(padded, ir.Constant(I64, k)), j)
-                vector = ir.Constant(emitter.type, ir.Undefined)
-                for lane in range(lanes):
-                    row = builder.load(builder.gep(operands, [builder.add(at, ir.Constant(I64, lane))]))
-                    number = builder.load(builder.gep(v, [builder.sext(row, I64)]))
-                    vector = builder.insert_element(vector, number, ir.Constant(I32, lane))
-                args.append(vector)
-            emitter.store(emitter.apply(op, args), v, builder.add(lo, j))
-    emit_switch(emitter, code, step)
+            args = [emitter.load(v, builder.add(place, j)) for place in places[:op.arity]]
+            emitter.store(emitter.apply(op, args), v, builder.add(out, j))
+    emit_switch(emitter, code, step, ops)
     builder.ret_void()
+    return function
 
 
-def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
-    """Everything the shell calls, for all programs of a dtype."""
+def interpreter(dtype: np.dtype[Any], lanes: int, elementary: bool) -> ir.Module:
+    """The machine for all programs of a dtype, with the elementary functions or without."""
     module = ir.Module("jitgrad_rows")
-    row_step(module, dtype, lanes)
-    rows.row_sums(module, dtype, lanes, "jitgrad_row_sums", products=False)
-    rows.row_sums(module, dtype, lanes, "jitgrad_row_products", products=True)
-    moves.takes(module, dtype, lanes)
+    rows.machine(module, dtype, lanes,
+                 row_step(module, dtype, lanes, [op for op in ELEMENTWISE if elementary or not _is_elementary(op)]))
+    for function in module.functions:
+        if not function.is_declaration and function.name != "jitgrad_rows":
+            # Called a few hundred times a replay; inlined, they only take the compiler longer.
+            function.linkage = "internal"
+            function.attributes.add("noinline")
     return module
 
 
 @cache
-def _code(dtype: np.dtype[Any], lanes: int) -> Native:
-    return Native(interpreter(dtype, lanes))
+def _code(dtype: np.dtype[Any], lanes: int, elementary: bool) -> tuple[Native, Any]:
+    native = Native(interpreter(dtype, lanes, elementary))
+    return native, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(native.address("jitgrad_rows"))
+
+
+class _Call(threading.local):
+    """What one thread's calls work on: its rows, and the table of arguments."""
+
+    def __init__(self, kernel: RowsKernel):
+        t, dtype = kernel.tables, kernel.program.dtype
+        self.v = np.zeros(t.size, dtype)
+        for place, count, value in t.constants:
+            self.v[place:place + count] = value
+        self.shared, self.found = np.zeros(kernel.program.shared_size, dtype), np.zeros(len(t.results))
+        self.table = np.zeros(rows.RESULT_COUNT + 1, np.int64)
+        for word, array in ((rows.V, self.v), (rows.SHARED, self.shared), (rows.FOUND, self.found), (rows.INPUTS, kernel.inputs), (rows.LINES, t.lines),
+                            (rows.OPERANDS, t.operands), (rows.RESULTS, t.results)):
+            self.table[word] = array.ctypes.data
+        self.table[[rows.INPUT_COUNT, rows.LINE_COUNT, rows.RESULT_COUNT]] = len(kernel.inputs), len(t.lines), len(t.results)
+        self.address = self.table.ctypes.data
 
 
 class RowsKernel:
@@ -74,34 +92,36 @@ class RowsKernel:
         self.lanes = schedule.VECTOR_BYTES // program.dtype.itemsize
 
     @cached_property
-    def _tables(self) -> tuple[Words, Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The shell's table, V with its constants, and the places of inputs among the shared numbers and of results."""
-        program, dtype = self.program, self.program.dtype
-        tape, _ = program.rolled
-        tables = tabulate_rows(tape, program.reduced_rows, self.lanes)
-        places = [program.leaf_of(slot) for slot in tape.inputs]
-        inputs = [program.shared_offset[leaf.first] + element for leaf, element in places]
-        v = np.zeros(tables.size, dtype)
-        v[tables.constants] = tables.values
-        code = _code(dtype, self.lanes)
-        table = np.zeros(place.ROW_PLACES, np.int64)
-        for at, name in _INTERPRETER.items():
-            table[at] = code.address(f"jitgrad_{name}")
-        self._kept = (tables.operands, lines(tables.lines))
-        table[place.ROW_OPERANDS], table[place.ROW_LINES] = address(self._kept[0]), address(self._kept[1])
-        table[place.ROW_LINE_COUNT] = len(tables.lines)
-        return table, v, np.array(inputs, np.int64), tables.results.astype(np.int64)
+    def tables(self) -> RowTables:
+        """The lines that the machine runs."""
+        return tabulate_rows(self.program.rolled[0], self.program.reduced_rows, self.lanes)
+
+    @cached_property
+    def inputs(self) -> npt.NDArray[np.int64]:
+        """For each row from 0 on, which shared number it holds."""
+        slots = np.array(self.program.rolled[0].inputs, np.int64)
+        return self.program.shared_places(slots)[self.tables.inputs]
+
+    @cached_property
+    def _call(self) -> _Call:
+        return _Call(self)
+
+    @cached_property
+    def _elementary(self) -> bool:
+        return any(_is_elementary(i.op) for i in self.program.rolled[0].instructions)
+
+    @cached_property
+    def _machine(self) -> Any:
+        return _code(self.program.dtype, self.lanes, self._elementary)[1]
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
-        template, constants, inputs, results = self._tables
-        table, v = template.copy(), constants.copy()
-        v[:len(inputs)] = shared[inputs]
-        table[place.V] = address(v)
-        shell("run_rows")(address(table))
-        return Results(v[results].astype(np.float64), [])
+        call = self._call
+        call.shared[:] = shared
+        self._machine(call.address)
+        return Results(call.found.copy(), [])
 
     def as_text(self, form: str) -> str | None:
-        """"llvm" and "asm" of the interpreter, which is the same for all programs of a dtype."""
+        """"llvm" and "asm" of the machine, which is the same for all programs of a dtype with such operations."""
         if form == "llvm":
-            return str(interpreter(self.program.dtype, self.lanes))
-        return _code(self.program.dtype, self.lanes).assembly() if form == "asm" else None
+            return str(interpreter(self.program.dtype, self.lanes, self._elementary))
+        return _code(self.program.dtype, self.lanes, self._elementary)[0].assembly() if form == "asm" else None

@@ -154,12 +154,12 @@ ELEMENTWISE = [op for op in OPS.values() if op.arity and not op.variadic]
 CODE = {op: code for code, op in enumerate(ELEMENTWISE)} | {OPS["sum"]: -1, OPS["take"]: -2}
 
 
-def emit_switch(emitter: Emitter, code: ir.Value, emit: Callable[[Op], None]) -> None:
-    """`emit(op)` for the elementwise operation of the table that `code` says."""
+def emit_switch(emitter: Emitter, code: ir.Value, emit: Callable[[Op], None], ops: Sequence[Op] = ELEMENTWISE) -> None:
+    """`emit(op)` for the one of these elementwise operations of the table that `code` says."""
     builder = emitter.builder
     leave = builder.function.append_basic_block("leave")
     switch = builder.switch(code, leave)
-    for op in ELEMENTWISE:
+    for op in ops:
         block = builder.function.append_basic_block(op.name)
         switch.add_case(ir.Constant(code.type, CODE[op]), block)
         builder.position_at_end(block)

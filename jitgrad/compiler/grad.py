@@ -20,6 +20,7 @@ Mask = npt.NDArray[np.bool_]
 
 def differentiate(tape: Tape, root: int, wanted: Rows) -> Rows:
     """Append to `tape` the gradient of row `root` with respect to the input rows `wanted`; returns its rows."""
+    tape.derivatives = len(tape.instructions)
     return _Reverse(tape, root, wanted).run(wanted)
 
 
@@ -76,7 +77,8 @@ class _Reverse:
         targets, sources = (np.concatenate(p) for p in zip(*parts, strict=True))
         order = np.argsort(targets, kind="stable")
         targets, sources = targets[order], sources[order]
-        rows, start, counts = np.unique(targets, return_index=True, return_counts=True)
+        start = np.append(0, np.flatnonzero(np.diff(targets)) + 1)
+        rows, counts = targets[start], np.diff(np.append(start, len(targets)))
         single = counts == 1
         self.cotangent[rows[single]] = sources[start[single]]
         pairs, lists = np.flatnonzero(counts == 2), np.flatnonzero(counts > 2)
