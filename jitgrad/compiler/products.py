@@ -21,8 +21,6 @@ from jitgrad.kernels.dense import ROWS
 # Lines of the tables beside the elementwise codes; see kernels/cpu_batch.py.
 SUM, TAKE, DOT, PAIR = -1, -2, -3, -4
 
-Product = tuple[int, int]
-
 
 @dataclass
 class Tables:
@@ -77,7 +75,7 @@ class _Tabulation:
         # One row beyond the tape's: the number 1, by which an element that is no product is multiplied. It is exact.
         self.one = tape.size
         self.uniform = np.append(tape.uniform, True)
-        self.products: dict[int, Product] = {}          # rows that are never stored, as their factors
+        self.dots: set[Instruction] = set()
         self._absorb(reduced, examples)
         self.v = np.full(tape.size + 1, -1, np.int32)   # the v row of each row, -1 for none yet
         self.w = np.full(tape.size + 1, -1, np.int32)
@@ -95,24 +93,29 @@ class _Tabulation:
         self.tables.out_rows = self._in_v(examples).tolist()
 
     def _absorb(self, reduced: Rows, examples: Rows) -> None:
-        """Find the products that are read once, by a sum or by a sum over the batch."""
+        """Find the products that are read once, by a sum or by a sum over the batch: they are never stored.
+
+        Every row is then a · x: these products' factors, the one that all examples share first; else the row times 1.
+        """
         tape = self.tape
-        single, factors = single_use_products(tape, np.concatenate((reduced, examples)))
+        single, self.factors = single_use_products(tape, np.concatenate((reduced, examples)))
         single &= ~tape.uniform
-        self.dots: set[Instruction] = set()
+        self.absorbed = np.zeros(tape.size + 1, bool)
         for i in tape.instructions:
             if i.op is OPS["sum"] and not i.uniform and i.segments is not None:
                 good = single[i.segments.elements]
                 if 2 * good.sum() >= len(good):
                     self.dots.add(i)
-                    self._mark(i.segments.elements[good], factors)
-        self._mark(reduced[single[reduced]], factors)
-
-    def _mark(self, rows: Rows, factors: Rows) -> None:
-        self.products.update(zip(rows.tolist(), factors[:, rows].T.tolist(), strict=True))
+                    self.absorbed[i.segments.elements[good]] = True
+        self.absorbed[reduced[single[reduced]]] = True
+        a, x = np.full(tape.size + 1, self.one, np.int32), np.arange(tape.size + 1, dtype=np.int32)
+        stands = np.flatnonzero(self.absorbed)
+        a[stands], x[stands] = self.factors[:, stands]
+        swapped = self.uniform[x]
+        self.a, self.x = np.where(swapped, x, a), np.where(swapped, a, x)
 
     def _kept(self, i: Instruction) -> npt.NDArray[np.intp]:
-        return np.array([k for k in range(i.hi - i.lo) if i.lo + k not in self.products], np.intp)
+        return np.flatnonzero(~self.absorbed[i.lo:i.hi])
 
     def _number(self) -> None:
         tape, t = self.tape, self.tables
@@ -157,35 +160,24 @@ class _Tabulation:
     def _dot(self, i: Instruction) -> None:
         """Sums of products: blocks of up to four that share their list of x, or one by one."""
         assert i.segments is not None
+        a, x = self.a[i.segments.elements], self.x[i.segments.elements]
+        start = i.segments.start.tolist()
+        dense = np.logical_and.reduceat(self.uniform[a], start[:-1]).tolist()
         block: list[tuple[int, Rows]] = []
         block_x = np.zeros(0, np.int32)
-        start, elements = i.segments.start, i.segments.elements
-        for j in range(i.hi - i.lo):
-            a, x, dense = self._factors(elements[start[j]:start[j + 1]])
-            out = int(self.v[i.lo + j])
-            if not dense:
-                self.tables.lines.append((PAIR, out, out + 1, self.tables.put(self._in_v(x), self._in_v(a)), len(x)))
+        for j, out in enumerate(self.v[i.lo:i.hi].tolist()):
+            mine, my_x = a[start[j]:start[j + 1]], x[start[j]:start[j + 1]]
+            if not dense[j]:
+                at = self.tables.put(self._in_v(my_x), self._in_v(mine))
+                self.tables.lines.append((PAIR, out, out + 1, at, len(my_x)))
                 continue
-            if block and (len(block) == ROWS or not np.array_equal(x, block_x)):
+            if block and (len(block) == ROWS or not np.array_equal(my_x, block_x)):
                 self._dense(block, block_x)
                 block = []
-            block_x = x
-            block.append((out, a))
+            block_x = my_x
+            block.append((out, mine))
         if block:
             self._dense(block, block_x)
-
-    def _factors(self, elements: Rows) -> tuple[Rows, Rows, bool]:
-        """(a, x) with element e = a[e] · x[e]; dense where every a is shared, x then being an example's."""
-        pairs = []
-        dense = True
-        for e in elements.tolist():
-            a, x = self.products.get(e, (self.one, e))
-            if self.uniform[x]:
-                a, x = x, a
-            dense = dense and bool(self.uniform[a])
-            pairs.append((a, x))
-        a, x = np.array(pairs, np.int32).T
-        return a, x, dense
 
     def _dense(self, block: list[tuple[int, Rows]], x: Rows) -> None:
         t = self.tables
@@ -196,31 +188,34 @@ class _Tabulation:
             t.lines.append((DOT, part[0][0], part[0][0] + len(part), at, len(x)))
 
     def _reductions(self, reduced: Rows) -> None:
-        """Sums over the batch: runs of products with one first factor, in blocks of four over the same x; the rest."""
-        runs: dict[bytes, list[tuple[int, int, Rows]]] = {}
-        plain: list[int] = []
+        """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
+        product = self.absorbed[reduced]
+        plain = np.flatnonzero(~product)
+        ends = [_run_ends(np.where(product, f, -1)) for f in self.factors[:, reduced]]
+        blocks: dict[bytes, list[tuple[int, int, Rows]]] = {}
         p = 0
         while p < len(reduced):
-            product = self.products.get(int(reduced[p]))
-            if product is None:
-                plain.append(p)
-                p += 1
-                continue
-            first, factor, others = p, product[0], []
-            while product is not None and product[0] == factor:
-                others.append(product[1])
-                p += 1
-                product = self.products.get(int(reduced[p])) if p < len(reduced) else None
-            xs = np.array(others, np.int32)
-            runs.setdefault(xs.tobytes(), []).append((factor, first, xs))
+            # Which factor is common depends on how a weight matrix lies: W[j, i] or W[i, j].
+            common = 0 if ends[0][p] >= ends[1][p] else 1
+            run = reduced[p:ends[common][p]]
+            if product[p]:
+                others = self.factors[1 - common, run]
+                blocks.setdefault(others.tobytes(), []).append((int(self.factors[common, run[0]]), p, others))
+            p += len(run)
         t = self.tables
-        for same in runs.values():
+        for same in blocks.values():
             x = self._in_v(same[0][2])
             while same:
                 part = same[:ROWS] if len(same) >= ROWS else same[:1]
                 same = same[len(part):]
                 d = self._in_v(np.array([one[0] for one in part], np.int32))
                 t.reductions.append((len(part), len(x), t.put(d, [one[1] for one in part], x)))
-        if plain:
+        if len(plain):
             at = t.put(self._in_v(reduced[plain]), plain)
             t.reductions.append((0, len(plain), at))
+
+
+def _run_ends(numbers: Rows) -> list[int]:
+    """For each place, where its run of equal numbers ends."""
+    ends = np.append(np.flatnonzero(np.diff(numbers)) + 1, len(numbers))
+    return np.repeat(ends, np.diff(ends, prepend=0)).tolist()
