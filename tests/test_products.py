@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections import Counter
@@ -55,6 +56,11 @@ PROGRAMS: dict[str, Callable[[Any, Any], Any]] = {
                                        + p["W"][0] @ d["x"]),
     "an outer product": lambda p, d: np.sum(np.outer(p["b"], d["x"]) * d["m"]),
     "attention": lambda p, d: jg.softmax(d["m"] @ d["x"]) @ (p["V"] @ p["b"]) + jg.softmax(d["m"] @ p["W"][0]) @ p["b"],
+    "a layer at every step": lambda p, d: sum(np.sum(jg.tanh(p["W"] @ step)) for step in d["m"]),
+    "a recurrence": lambda p, d: functools.reduce(lambda h, step: jg.tanh(p["V"] @ h + p["W"] @ step + p["b"]), d["m"],
+                                                  p["b"]) @ p["b"],
+    "a weight twice at one step and once at another": lambda p, d: sum(
+        jg.tanh(p["W"][0, 0] * x + p["W"][0, 1] * x * x) for x in d["x"]) + p["W"][0] @ d["x"],
     "nothing but a product": lambda p, d: p["s"] * d["y"],
 }
 
@@ -106,6 +112,43 @@ def test_random_sums_of_products(seed: int) -> None:
         for reduce in ("sum", None):
             found, expected = (run(function, args, b, reduce=reduce) for b in ("cpu-tape", "interpret"))
             assert_trees_close(found, expected, TOLERANCE[np.float64])
+
+
+def test_weights_used_at_every_step_are_rows_of_products() -> None:
+    """A gradient that sums over steps and batch is added up in one go: no step's sum is stored, or made one by one."""
+    params, data = arguments(3, 8, np.float64)
+    program: Program = jg.value_and_grad(PROGRAMS["a recurrence"], device="interpret").lower(params, data).program
+    tape, _ = program.rolled
+    tables = products.tabulate(tape, program.reduced_rows, np.zeros(0, np.int32))
+    blocks = Counter((rows, n) for rows, n, _ in tables.reductions if rows)
+    assert blocks[4, 5] == 2 * 8, "W: at each step two blocks of four rows of five"
+    assert blocks[4, 8] == 2 * 8, "V"
+    assert not [line for line in tables.lines if line[0] == products.PAIR]
+
+
+@pytest.mark.parametrize("n", [1, 70])
+def test_tables_read_at_every_step(n: int) -> None:
+    """Embeddings: rows that nobody reads have a gradient of exactly 0, also where another's is not finite."""
+    draw = np.random.default_rng(2)
+    params = {"E": draw.normal(size=(7, 5)), "W": draw.normal(size=(4, 5))}
+    data = {"k": draw.integers(0, 6, (n, 3)), "y": draw.integers(0, 4, (n, 3))}
+
+    def loss(p: Any, d: Any) -> Any:
+        return sum(jg.losses.cross_entropy(p["W"] @ row, y) for row, y in zip(jg.take(p["E"], d["k"]), d["y"], strict=True))
+
+    found, expected = (run(loss, (params, data), b) for b in ("cpu-tape", "interpret"))
+    assert_trees_close(found, expected, TOLERANCE[np.float64])
+    assert_trees_close(found, run(loss, (params, data), "jax"), TOLERANCE[np.float64])
+    params["E"][0, 0] = np.inf
+    data["k"][0, 0] = 0
+    with np.errstate(invalid="ignore"):
+        value, grads = run(loss, (params, data), "cpu-tape")
+    assert np.isnan(value)
+    np.testing.assert_array_equal(grads["E"][6], np.zeros(5))
+    assert np.isnan(grads["E"][0]).any()
+    program: Program = jg.value_and_grad(loss, device="interpret").lower(params, data).program
+    compared = sum(i.hi - i.lo for i in program.rolled[0].instructions if i.op.name == "eq")
+    assert compared <= 3 * 7 + 3 * 4 + 3 * 4, "a step's index is compared with each row once, not once for each column"
 
 
 def test_nan_and_infinity_pass_through_dense_layers() -> None:

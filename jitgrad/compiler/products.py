@@ -53,15 +53,20 @@ class Tables:
         return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)
 
 
-def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
-    """Which rows are products that are read exactly once, results counting as read; and the two factors of each row."""
+def single_use(tape: Tape, results: Rows) -> npt.NDArray[np.bool_]:
+    """Which rows are read exactly once, results counting as read."""
     read = [results, *(rows for i in tape.instructions for rows in i.operands())]
-    uses = np.bincount(np.concatenate(read), minlength=tape.size)
+    once: npt.NDArray[np.bool_] = np.bincount(np.concatenate(read), minlength=tape.size) == 1
+    return once
+
+
+def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+    """Which rows are products that are read exactly once; and the two factors of each row, -1 where it is no product."""
     factors = np.full((2, tape.size), -1, np.int32)
     for i in tape.instructions:
         if i.op is OPS["mul"]:
             factors[:, i.lo:i.hi] = i.args
-    return (factors[0] >= 0) & (uses == 1), factors
+    return (factors[0] >= 0) & single_use(tape, results), factors
 
 
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
@@ -89,16 +94,18 @@ class _Tabulation:
                 kept = self._kept(i)
                 if len(kept):
                     self.tables.lines.append(self._line(i, self.v[i.lo + kept[0]], kept, None))
-        self._reductions(reduced)
+        self._reductions(*self._terms(reduced))
         self.tables.out_rows = self._in_v(examples).tolist()
 
     def _absorb(self, reduced: Rows, examples: Rows) -> None:
-        """Find the products that are read once, by a sum or by a sum over the batch: they are never stored.
+        """Find what is never stored: products that are read once, by a sum or by a sum over the batch, and sums of products
+        that are read once, by a sum over the batch, which adds up their terms too.
 
         Every row is then a · x: these products' factors, the one that all examples share first; else the row times 1.
         """
         tape = self.tape
-        single, self.factors = single_use_products(tape, np.concatenate((reduced, examples)))
+        results = np.concatenate((reduced, examples))
+        single, self.factors = single_use_products(tape, results)
         single &= ~tape.uniform
         self.absorbed = np.zeros(tape.size + 1, bool)
         for i in tape.instructions:
@@ -108,9 +115,15 @@ class _Tabulation:
                     self.dots.add(i)
                     self.absorbed[i.segments.elements[good]] = True
         self.absorbed[reduced[single[reduced]]] = True
+        self.summed = np.zeros(tape.size + 1, bool)          # rows whose terms a sum over the batch adds up
+        sums = np.zeros(tape.size, bool)
+        for i in self.dots:
+            sums[i.lo:i.hi] = True
+        self.summed[reduced[(sums & single_use(tape, results))[reduced]]] = True
         a, x = np.full(tape.size + 1, self.one, np.int32), np.arange(tape.size + 1, dtype=np.int32)
         stands = np.flatnonzero(self.absorbed)
         a[stands], x[stands] = self.factors[:, stands]
+        self.absorbed |= self.summed
         swapped = self.uniform[x]
         self.a, self.x = np.where(swapped, x, a), np.where(swapped, a, x)
 
@@ -166,6 +179,8 @@ class _Tabulation:
         block: list[tuple[int, Rows]] = []
         block_x = np.zeros(0, np.int32)
         for j, out in enumerate(self.v[i.lo:i.hi].tolist()):
+            if self.summed[i.lo + j]:
+                continue
             mine, my_x = a[start[j]:start[j + 1]], x[start[j]:start[j + 1]]
             if not dense[j]:
                 at = self.tables.put(self._in_v(my_x), self._in_v(mine))
@@ -187,20 +202,40 @@ class _Tabulation:
             at = t.put(self._in_v(x), *(self.w[a] for _, a in part))
             t.lines.append((DOT, part[0][0], part[0][0] + len(part), at, len(x)))
 
-    def _reductions(self, reduced: Rows) -> None:
+    def _terms(self, reduced: Rows) -> tuple[Rows, Rows]:
+        """What the sums over the batch add up: rows, and for each the place of its sum.
+
+        First the first term of each sum, in the order of the sums, then the second ones, and so on: so a weight that is used
+        at every step of a sequence is, step by step, a row of the weight gradient's products.
+        """
+        plain = np.flatnonzero(~self.summed[reduced])
+        rows, places, positions = [reduced[plain]], [plain], [np.zeros(len(plain), np.int32)]
+        for i in self.tape.instructions:
+            if i in self.dots and i.segments is not None:
+                mine = np.flatnonzero(self.summed[reduced] & (reduced >= i.lo) & (reduced < i.hi))
+                lists = i.segments.select(reduced[mine].astype(np.intp) - i.lo)
+                rows.append(lists.elements)
+                places.append(np.repeat(mine, np.diff(lists.start)))
+                positions.append(lists.positions())
+        place = np.concatenate(places).astype(np.int32)
+        order = np.lexsort((place, np.concatenate(positions)))
+        return np.concatenate(rows)[order], place[order]
+
+    def _reductions(self, rows: Rows, places: Rows) -> None:
         """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
-        product = self.absorbed[reduced]
-        plain = np.flatnonzero(~product)
-        ends = [_run_ends(np.where(product, f, -1)) for f in self.factors[:, reduced]]
+        product = self.absorbed[rows]
+        plain = ~product
+        broken = np.diff(places) != 1
+        ends = [_run_ends(np.where(product, f, -1), broken) for f in self.factors[:, rows]]
         blocks: dict[bytes, list[tuple[int, int, Rows]]] = {}
         p = 0
-        while p < len(reduced):
+        while p < len(rows):
             # Which factor is common depends on how a weight matrix lies: W[j, i] or W[i, j].
             common = 0 if ends[0][p] >= ends[1][p] else 1
-            run = reduced[p:ends[common][p]]
+            run = rows[p:ends[common][p]]
             if product[p]:
                 others = self.factors[1 - common, run]
-                blocks.setdefault(others.tobytes(), []).append((int(self.factors[common, run[0]]), p, others))
+                blocks.setdefault(others.tobytes(), []).append((int(self.factors[common, run[0]]), int(places[p]), others))
             p += len(run)
         t = self.tables
         for same in blocks.values():
@@ -210,12 +245,12 @@ class _Tabulation:
                 same = same[len(part):]
                 d = self._in_v(np.array([one[0] for one in part], np.int32))
                 t.reductions.append((len(part), len(x), t.put(d, [one[1] for one in part], x)))
-        if len(plain):
-            at = t.put(self._in_v(reduced[plain]), plain)
-            t.reductions.append((0, len(plain), at))
+        if plain.any():
+            at = t.put(self._in_v(rows[plain]), places[plain])
+            t.reductions.append((0, int(plain.sum()), at))
 
 
-def _run_ends(numbers: Rows) -> list[int]:
-    """For each place, where its run of equal numbers ends."""
-    ends = np.append(np.flatnonzero(np.diff(numbers)) + 1, len(numbers))
+def _run_ends(numbers: Rows, broken: npt.NDArray[np.bool_]) -> list[int]:
+    """For each number, where its run of equal ones ends; none goes on where `broken`."""
+    ends = np.append(np.flatnonzero((np.diff(numbers) != 0) | broken) + 1, len(numbers))
     return np.repeat(ends, np.diff(ends, prepend=0)).tolist()
