@@ -15,7 +15,7 @@ from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, 
 from jitgrad.calls import Call, Recorded, fused
 from jitgrad.compiler.program import Leaf, Program
 from jitgrad.lowered import Lowered
-from jitgrad.trace import Recorder
+from jitgrad.trace import Recorder, collecting_later
 from jitgrad.value import Value, is_number
 
 Argnums = int | Sequence[int]
@@ -56,7 +56,8 @@ class Transformed:
         kind = key(leaves, structure)
         call = self._calls.get(kind)
         if call is None:
-            call = self._prepare(unflatten(structure, leaves))
+            with collecting_later():
+                call = self._prepare(unflatten(structure, leaves))
             if len(self._calls) >= _KEPT_CALLS:
                 self._calls.clear()
             self._calls[kind] = call
@@ -65,8 +66,9 @@ class Transformed:
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Everything that is generated for these arguments: `.as_text(form)`, `.cost_analysis()`. Nothing is run."""
         bound = self._bind(self._positional(args, kwargs))
-        recorded = self._record(bound)
-        name, kernel = self._kernel(recorded, bound.n or 1)
+        with collecting_later():
+            recorded = self._record(bound)
+            name, kernel = self._kernel(recorded, bound.n or 1)
         return Lowered(recorded.program, name, kernel)
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -190,7 +192,7 @@ class Transformed:
 
     def _differentiated(self, bound: Bound) -> list[int]:
         numbers = {k % len(bound.structure.children()) for k in self._numbers}
-        wrt = [k for k in range(len(bound.arrays)) if bound.owner(k) in numbers]
+        wrt = [k for k, owner in enumerate(bound.owners()) if owner in numbers]
         if self.returns == "jit":
             return []
         for k in wrt:

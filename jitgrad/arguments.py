@@ -154,13 +154,9 @@ class Bound:
         """How a leaf is written in Python."""
         return paths(self.structure, self.names)[leaf]
 
-    def owner(self, leaf: int) -> int:
-        """The number of the positional argument a leaf belongs to."""
-        for number, child in enumerate(self.structure.children()):
-            if leaf < child.num_leaves:
-                return number
-            leaf -= child.num_leaves
-        raise IndexError(leaf)
+    def owners(self) -> list[int]:
+        """For each leaf, the number of the positional argument it belongs to."""
+        return [number for number, child in enumerate(self.structure.children()) for _ in range(child.num_leaves)]
 
     def _batch_size(self) -> int | None:
         sizes: dict[int, int] = {}

@@ -90,15 +90,40 @@ def _is_internal(filename: str) -> bool:
     return known
 
 
-def user_location() -> Location | None:
-    """The innermost frame that belongs neither to jitgrad nor to NumPy, or None outside any."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if not _is_internal(code.co_filename):
-            return Location(code, frame.f_lasti)
+def _user_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame, from `frame` outwards, that belongs neither to jitgrad nor to NumPy."""
+    while frame is not None and _is_internal(frame.f_code.co_filename):
         frame = frame.f_back
-    return None
+    return frame
+
+
+def user_location() -> Location | None:
+    """Where the innermost frame is that belongs neither to jitgrad nor to NumPy, or None outside any."""
+    frame = _user_frame(sys._getframe(1))
+    return None if frame is None else Location(frame.f_code, frame.f_lasti)
+
+
+class Locations:
+    """Locations of one recording, each made once: a loop's body records thousands of nodes from the same few places."""
+
+    def __init__(self) -> None:
+        # By code object and instruction. The former by its identity, which the kept Locations make lasting: to hash a
+        # code object is to read all of its instructions.
+        self._known: dict[int, dict[int, Location]] = {}
+
+    def of(self, frame: FrameType) -> Location | None:
+        """`user_location` as seen from `frame`."""
+        known = self._known.get(id(frame.f_code))
+        if known is None:
+            user = _user_frame(frame)
+            if user is None:
+                return None
+            frame = user
+            known = self._known.setdefault(id(frame.f_code), {})
+        found = known.get(frame.f_lasti)
+        if found is None:
+            found = known[frame.f_lasti] = Location(frame.f_code, frame.f_lasti)
+        return found
 
 
 def explain(what: str, where: Location | str | None, instead: str) -> str:

@@ -107,8 +107,8 @@ def _widened(args: Sequence[Any]) -> list[Any]:
 def _gradient_paths(step: Any, args: Sequence[Any], grads: Any, argnums: Argnums) -> list[str]:
     bound = step._bind(tuple(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
-    owners = [bound.owner(k) for k in range(len(bound.arrays))]
-    return [f"∂/∂{bound.path(k)}" for n in numbers for k, owner in enumerate(owners) if owner == n % len(args)]
+    written = paths(bound.structure, bound.names)
+    return [f"∂/∂{written[k]}" for n in numbers for k, owner in enumerate(bound.owners()) if owner == n % len(args)]
 
 
 def _compare(path: str, referee: str, ours: Array, theirs: Array, tolerance: float) -> Comparison:
@@ -134,7 +134,7 @@ def _differences(fun: Callable[..., Any], args: Sequence[Any], argnums: Argnums,
     leaves, structure = flatten(list(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
     bound = value._bind(tuple(args))
-    places = [k for n in numbers for k in range(len(leaves)) if bound.owner(k) == n % len(args)]
+    places = [k for n in numbers for k, owner in enumerate(bound.owners()) if owner == n % len(args)]
     random = np.random.default_rng(seed)
     here = float(value(*args))
     found: list[Comparison] = []

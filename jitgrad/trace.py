@@ -6,7 +6,10 @@ shared inputs, read anew at each call, so that a model's parameters may change b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from sys import _getframe
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,23 @@ from jitgrad import errors
 from jitgrad.compiler.graph import Graph, Node, Op
 from jitgrad.compiler.program import Check, Leaf
 from jitgrad.compiler.simplify import rewrite
-from jitgrad.value import RECORDING, Traced, Value, number_of
+from jitgrad.value import RECORDING, Traced, Value, is_number, number_of
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Python's garbage collector waits while a graph is recorded and compiled.
+
+    Nearly all that is made lives on, and to look through it again and again takes longer than to make it.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Recorder:
@@ -28,6 +47,7 @@ class Recorder:
         self.checks: list[Check] = []
         self._captured_nodes: dict[int, Node] = {}
         self._slots = sum(leaf.width for leaf in leaves)
+        self._locations = errors.Locations()
 
     def run(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
         """Call the function; until it returns, this thread's arithmetic on Values is recorded here."""
@@ -47,13 +67,22 @@ class Recorder:
         return array.reshape(leaf.shape)
 
     def apply(self, op: Op, args: Sequence[Any]) -> Traced:
-        """Record one operation; called by the operators of Traced."""
-        nodes = [self.node(a) for a in args]
-        return Traced(self, self.graph.add(op, *nodes, where=errors.user_location()))
+        """Record one operation."""
+        return Traced(self, self.graph.make(op, tuple([self.node(a) for a in args]), self._locations.of(_getframe(1))))
+
+    def binary(self, op: Op, x: Any, y: Any) -> Any:
+        """`apply` for the operators of Traced, whose operands are mostly Traced: as little work as possible."""
+        if x.__class__ is y.__class__ and x.recorder is y.recorder is self:
+            args = x.node, y.node
+        elif all(isinstance(a, Value) or is_number(a) for a in (x, y)):
+            args = self.node(x), self.node(y)
+        else:
+            return NotImplemented                  # an array, say, which knows itself what to do
+        return Traced(self, self.graph.make(op, args, self._locations.of(_getframe(2))))
 
     def node(self, value: Any) -> Node:
         """The node of a traced value, a number, or an eager Value (which it captures)."""
-        if isinstance(value, Traced):
+        if value.__class__ is Traced:
             if value.recorder is not self:
                 raise errors.TraceError(errors.explain(
                     "a traced value was kept from an earlier recording and used in this one.", errors.user_location(),

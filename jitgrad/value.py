@@ -236,6 +236,9 @@ def apply(op: Op, *args: Any) -> Any:
     return made
 
 
+_ADD, _SUB, _MUL, _DIV = (OPS[name] for name in ("add", "sub", "mul", "div"))
+
+
 class Traced(Value):
     """The stand-in for a Value while a function is recorded: it has a node of the graph instead of a number."""
 
@@ -249,15 +252,15 @@ class Traced(Value):
 
     # Recorded arithmetic needs no detours: a kernel negates, subtracts and divides.
 
-    def __radd__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else apply(OPS["add"], other, self)
-    def __rmul__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else apply(OPS["mul"], other, self)
+    def __add__(self, other: Any) -> Any: return self.recorder.binary(_ADD, self, other)
+    def __radd__(self, other: Any) -> Any: return self.recorder.binary(_ADD, other, self)
+    def __mul__(self, other: Any) -> Any: return self.recorder.binary(_MUL, self, other)
+    def __rmul__(self, other: Any) -> Any: return self.recorder.binary(_MUL, other, self)
     def __neg__(self) -> Any: return apply(OPS["neg"], self)
-    def __sub__(self, other: Any) -> Any: return _binary("sub", self, other)
-    def __rsub__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else apply(OPS["sub"], other, self)
-    def __truediv__(self, other: Any) -> Any: return _binary("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return NotImplemented if _foreign(other) else apply(OPS["div"], other, self)
+    def __sub__(self, other: Any) -> Any: return self.recorder.binary(_SUB, self, other)
+    def __rsub__(self, other: Any) -> Any: return self.recorder.binary(_SUB, other, self)
+    def __truediv__(self, other: Any) -> Any: return self.recorder.binary(_DIV, self, other)
+    def __rtruediv__(self, other: Any) -> Any: return self.recorder.binary(_DIV, other, self)
 
     # Subclass methods are tried first from the right, so a mixed `eager < traced` must mean the same from here.
     __lt__, __le__, __gt__, __ge__ = Value.__lt__, Value.__le__, Value.__gt__, Value.__ge__

@@ -90,6 +90,19 @@ def rewritten() -> dict[str, list[tuple[Node, Node]]]:
     return found
 
 
+@pytest.mark.parametrize("op", REWRITES)
+def test_a_rewrite_is_tried_wherever_it_applies(op: str) -> None:
+    """`operand`, which keeps a rule from being asked in vain, must not keep it from an expression it would rewrite."""
+    plain, graph = Graph(), Graph(rewrite)
+    for operands in trees(plain, op):
+        applies = [r for r in REWRITES[op] if r.rule(Graph(), *(copied(Graph(), a) for a in operands)) is not None]
+        for r in applies:
+            assert r.operand is None or any(a.op.name == r.operand for a in operands), r.name
+        args = tuple(copied(graph, a) for a in operands)
+        assert (rewrite(graph, OPS[op], args) is not None) == any(
+            r.rule(Graph(), *args) is not None for r in REWRITES[op]), args
+
+
 ALL = [pytest.param(op, r, id=f"{op}: {r.name}") for op, rules in REWRITES.items() for r in rules]
 
 
@@ -238,6 +251,34 @@ def test_a_node_remembers_the_users_line() -> None:
     assert any("mul" in line and f"test_graph.py:{first}:" in line and line.endswith("# first line") for line in lines)
     assert any("tanh" in line and f"test_graph.py:{first}:" in line for line in lines)
     assert any("exp" in line and f"test_graph.py:{first + 3}:" in line for line in lines)
+
+
+def test_what_a_rewrite_makes_stands_on_the_line_it_rewrites() -> None:
+    def loss(w: Any, x: Any) -> Any:
+        return ((w + -x)**2  # a difference, squared
+                + x**-1)  # a reciprocal
+
+    text = jg.value_and_grad(loss, device="interpret").lower(2.0, np.ones(3)).as_text("graph")
+    for op, line in ("sub", "a difference, squared"), ("mul", "a difference, squared"), ("div", "a reciprocal"):
+        assert any(f" = {op} " in shown and shown.endswith(f"# {line}") for shown in text.splitlines()), text
+
+
+def helper(w: Any, x: Any) -> Any:
+    return w * x  # in a helper
+
+
+def test_one_line_and_many_lines_of_one_function_are_told_apart() -> None:
+    """Places are remembered by code object and instruction: here two on a line, a loop, and a function called twice."""
+    def loss(w: Any, x: Any) -> Any:
+        total = helper(w[0], x) - helper(w[1], x)  # calls
+        for k in range(2, 5):
+            total = total + w[k] * x  # the loop
+        return total / w[5]  # the end
+
+    text = jg.value_and_grad(loss, device="interpret").lower(np.ones(6), np.ones(3)).as_text("graph")
+    found = [(line.split()[2], line.rpartition("# ")[2]) for line in text.splitlines() if "test_graph.py:" in line]
+    assert found == [("mul", "in a helper"), ("mul", "in a helper"), ("sub", "calls"), *[
+        ("mul", "the loop"), ("add", "the loop")] * 3, ("div", "the end")]
 
 
 def test_a_line_inside_numpy_is_the_users_line() -> None:

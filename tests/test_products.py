@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +56,11 @@ PROGRAMS: dict[str, Callable[[Any, Any], Any]] = {
                                        + p["W"][0] @ d["x"]),
     "an outer product": lambda p, d: np.sum(np.outer(p["b"], d["x"]) * d["m"]),
     "attention": lambda p, d: jg.softmax(d["m"] @ d["x"]) @ (p["V"] @ p["b"]) + jg.softmax(d["m"] @ p["W"][0]) @ p["b"],
+    "a layer at every step": lambda p, d: sum(np.sum(jg.tanh(p["W"] @ step)) for step in d["m"]),
+    "a recurrence": lambda p, d: functools.reduce(lambda h, step: jg.tanh(p["V"] @ h + p["W"] @ step + p["b"]), d["m"],
+                                                  p["b"]) @ p["b"],
+    "a weight twice at one step and once at another": lambda p, d: sum(
+        jg.tanh(p["W"][0, 0] * x + p["W"][0, 1] * x * x) for x in d["x"]) + p["W"][0] @ d["x"],
     "nothing but a product": lambda p, d: p["s"] * d["y"],
 }
 
@@ -106,6 +114,43 @@ def test_random_sums_of_products(seed: int) -> None:
             assert_trees_close(found, expected, TOLERANCE[np.float64])
 
 
+def test_weights_used_at_every_step_are_rows_of_products() -> None:
+    """A gradient that sums over steps and batch is added up in one go: no step's sum is stored, or made one by one."""
+    params, data = arguments(3, 8, np.float64)
+    program: Program = jg.value_and_grad(PROGRAMS["a recurrence"], device="interpret").lower(params, data).program
+    tape, _ = program.rolled
+    tables = products.tabulate(tape, program.reduced_rows, np.zeros(0, np.int32))
+    blocks = Counter((rows, n) for rows, n, _ in tables.reductions if rows)
+    assert blocks[4, 5] == 2 * 8, "W: at each step two blocks of four rows of five"
+    assert blocks[4, 8] == 2 * 8, "V"
+    assert not [line for line in tables.lines if line[0] == products.PAIR]
+
+
+@pytest.mark.parametrize("n", [1, 70])
+def test_tables_read_at_every_step(n: int) -> None:
+    """Embeddings: rows that nobody reads have a gradient of exactly 0, also where another's is not finite."""
+    draw = np.random.default_rng(2)
+    params = {"E": draw.normal(size=(7, 5)), "W": draw.normal(size=(4, 5))}
+    data = {"k": draw.integers(0, 6, (n, 3)), "y": draw.integers(0, 4, (n, 3))}
+
+    def loss(p: Any, d: Any) -> Any:
+        return sum(jg.losses.cross_entropy(p["W"] @ row, y) for row, y in zip(jg.take(p["E"], d["k"]), d["y"], strict=True))
+
+    found, expected = (run(loss, (params, data), b) for b in ("cpu-tape", "interpret"))
+    assert_trees_close(found, expected, TOLERANCE[np.float64])
+    assert_trees_close(found, run(loss, (params, data), "jax"), TOLERANCE[np.float64])
+    params["E"][0, 0] = np.inf
+    data["k"][0, 0] = 0
+    with np.errstate(invalid="ignore"):
+        value, grads = run(loss, (params, data), "cpu-tape")
+    assert np.isnan(value)
+    np.testing.assert_array_equal(grads["E"][6], np.zeros(5))
+    assert np.isnan(grads["E"][0]).any()
+    program: Program = jg.value_and_grad(loss, device="interpret").lower(params, data).program
+    compared = sum(i.hi - i.lo for i in program.rolled[0].instructions if i.op.name == "eq")
+    assert compared <= 3 * 7 + 3 * 4 + 3 * 4, "a step's index is compared with each row once, not once for each column"
+
+
 def test_nan_and_infinity_pass_through_dense_layers() -> None:
     """A zero weight times infinity is NaN; lanes beside it are untouched."""
     params, data = arguments(70, 4, np.float64)
@@ -128,3 +173,96 @@ def test_layers_are_found() -> None:
     assert {hi - lo for _, lo, hi, _, _ in dense} == {4}, "blocks of four neurons"
     assert multiplications > 200
     assert tables.v_size + tables.w_size < tape.size - 150
+
+
+# The same classifier, written in different ways; W lies as (out, in), or for `x @ W` as (in, out).
+
+
+def by_loops(params: Any, x: Any, y: Any) -> Any:
+    for k, (weights, biases) in enumerate(params):
+        outputs = []
+        for row, bias in zip(weights, biases, strict=True):
+            total = bias
+            for weight, number in zip(row, x, strict=True):
+                total = total + weight * number
+            outputs.append(total)
+        x = outputs if k == len(params) - 1 else [jg.relu(v) for v in outputs]
+    return jg.losses.cross_entropy(x, y)
+
+
+def by_sums(params: Any, x: Any, y: Any) -> Any:
+    for k, (weights, biases) in enumerate(params):
+        x = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weights, biases, strict=True)]
+        x = x if k == len(params) - 1 else [v.relu() for v in x]
+    return jg.losses.cross_entropy(x, y)
+
+
+def by_matrices(params: Any, x: Any, y: Any) -> Any:
+    for k, (weights, biases) in enumerate(params):
+        x = weights @ x + biases
+        x = x if k == len(params) - 1 else jg.relu(x)
+    return jg.losses.cross_entropy(x, y)
+
+
+def by_transposed_matrices(params: Any, x: Any, y: Any) -> Any:
+    for k, (weights, biases) in enumerate(params):
+        x = x @ weights + biases
+        x = x if k == len(params) - 1 else jg.relu(x)
+    return jg.losses.cross_entropy(x, y)
+
+
+SIZES_OF_LAYERS = (30, 12, 8)
+
+
+def classifier_arguments(n: int) -> tuple[Any, ...]:
+    draw = np.random.default_rng(0)
+    params = [(draw.normal(size=(o, i)) / i, draw.normal(size=o)) for i, o in itertools.pairwise(SIZES_OF_LAYERS)]
+    return params, draw.normal(size=(n, SIZES_OF_LAYERS[0])), draw.integers(0, SIZES_OF_LAYERS[-1], n)
+
+
+def shape_of_program(function: Any, args: Any) -> tuple[int, list[Any], list[Any]]:
+    """Rows of the tape; its instructions; the blocks of dense layers and weight gradients that the CPU runs."""
+    program: Program = jg.value_and_grad(function, device="interpret").lower(*args).program
+    tape, _ = program.rolled
+    tables = products.tabulate(tape, program.reduced_rows, np.zeros(0, np.int32))
+    instructions = [(i.op.name, i.hi - i.lo, i.uniform) for i in tape.instructions]
+    blocks = [("dense", hi - lo, length) for kind, lo, hi, _, length in tables.lines if kind == products.DOT]
+    blocks += [("gradient", rows, n) for rows, n, _ in tables.reductions]
+    return tape.size, instructions, sorted(blocks)
+
+
+def test_loops_and_matrix_products_are_one_program() -> None:
+    args = classifier_arguments(5)
+    size, instructions, blocks = shape_of_program(by_matrices, args)
+    assert shape_of_program(by_loops, args) == (size, instructions, blocks)
+    assert len(instructions) < 50
+    assert Counter(kind for kind, rows, _ in blocks if rows == 4)["dense"] == (12 + 8 + 12) // 4, "layers and delta"
+    assert Counter(kind for kind, rows, _ in blocks if rows == 4)["gradient"] == (12 + 8) // 4
+
+    zero_first, its_instructions, its_blocks = shape_of_program(by_sums, args)
+    assert (zero_first, its_instructions) == (size, instructions), "sum() begins with 0, which is a constant the loss has"
+    assert [b[:2] for b in its_blocks] == [b[:2] for b in blocks]
+
+    turned = [(w.T.copy(), b) for w, b in args[0]], *args[1:]
+    found, others, its_blocks = shape_of_program(by_transposed_matrices, turned)
+    assert (found, others) == (size, instructions)
+    assert {rows for kind, rows, _ in its_blocks if kind == "dense"} == {4}
+    assert Counter(rows for kind, rows, _ in its_blocks if kind == "gradient")[1] <= 2, "rows of W are blocks of four too"
+
+
+@pytest.mark.parametrize("n", [1, 70])
+def test_loops_and_matrix_products_agree(n: int) -> None:
+    args = classifier_arguments(n)
+    expected = run(by_matrices, args, "interpret")
+    for function in (by_loops, by_sums, by_matrices):
+        assert_trees_close(run(function, args, "cpu-tape"), expected, TOLERANCE[np.float64])
+    turned = [(w.T.copy(), b) for w, b in args[0]], *args[1:]
+    value, grads = run(by_transposed_matrices, turned, "cpu-tape")
+    assert_trees_close((value, [(w.T, b) for w, b in grads]), expected, TOLERANCE[np.float64])
+
+
+def test_parameters_may_be_lists_of_lists_of_numbers() -> None:
+    params, x, y = classifier_arguments(9)
+    value, grads = run(by_loops, ([(w.tolist(), b.tolist()) for w, b in params], x, y), "cpu-tape")
+    expected = run(by_loops, (params, x, y), "cpu-tape")
+    assert_trees_close((value, [(np.array(w), np.array(b)) for w, b in grads]), expected, 0.0)

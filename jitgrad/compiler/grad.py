@@ -102,7 +102,7 @@ class _Reverse:
             operands, targets = list(range(len(i.args))), list(symbols[2:])
         for group, mask in self._by_lanes(operands, targets):
             rule = vjp_graph(i.op, tuple(group))
-            found = self._apply(rule, [s[mask] for s in symbols])
+            found = self._apply(rule, [s[mask] for s in symbols], repeats=i.segments is not None)
             for operand, result, rows in zip(group, rule.results, found, strict=True):
                 if result.op.name == "constant" and result.payload == 0.0:
                     continue                                # structurally zero: no path through this operand
@@ -131,8 +131,11 @@ class _Reverse:
                 groups.append(([operand], mask))
         return groups
 
-    def _apply(self, rule: RuleGraph, symbols: list[Rows]) -> list[Rows]:
-        """Instantiate a rule over lanes, one instruction a node."""
+    def _apply(self, rule: RuleGraph, symbols: list[Rows], repeats: bool) -> list[Rows]:
+        """Instantiate a rule over lanes, one instruction a node.
+
+        repeats: several lanes may do the same, and do it once: all columns of a table are read by one index.
+        """
         tape, width = self.tape, len(symbols[0])
         one, minus_one = tape.constant(1.0), tape.constant(-1.0)
 
@@ -149,5 +152,10 @@ class _Reverse:
                     if (factor == minus_one).all():
                         return tape.append(OPS["neg"], (other,))
             # `where` hands its operands' kind through; no rule chooses between conditions.
+            if repeats:
+                once, lane = np.unique(np.stack(args), axis=1, return_inverse=True)
+                if once.shape[1] < width:
+                    same: Rows = tape.append(op, tuple(once))[lane.reshape(-1)]
+                    return same
             return tape.append(op, tuple(args))
         return rule.evaluate(symbols, constant, instruction)

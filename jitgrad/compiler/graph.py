@@ -8,6 +8,7 @@ their own (`rule_graph`), so that the tape, the emitter, NumPy and eager Python 
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -105,27 +106,27 @@ class Graph:
 
     def __init__(self, rewrites: Callable[[Graph, Op, tuple[Node, ...]], Node | None] | None = None):
         self.nodes: list[Node] = []
-        self._known: dict[Any, Node] = {}
+        # For each operation, its nodes by their operands; the leaves by what they hold.
+        self._known: defaultdict[Op, dict[Any, Node]] = defaultdict(dict)
         self._rewrites = rewrites
 
-    def _intern(self, key: Any, op: Op, args: tuple[Node, ...], kind: str, payload: Any,
-                where: Location | None) -> Node:
-        node = self._known.get(key)
+    def _leaf(self, key: Any, op: Op, kind: str, payload: Any) -> Node:
+        known = self._known[op]
+        node = known.get(key)
         if node is None:
-            node = Node(self, op, args, kind, payload, where)
+            node = known[key] = Node(self, op, (), kind, payload, None)
             self.nodes.append(node)
-            self._known[key] = node
         return node
 
     def constant(self, value: Number) -> Node:
         """A number of the user's program: a bool, an int, or a float (which keeps its sign of zero)."""
         kind = "bool" if isinstance(value, bool | np.bool_) else "int" if isinstance(value, int | np.integer) else "real"
         number = bool(value) if kind == "bool" else float(value)
-        return self._intern((kind, bits(number)), OPS["constant"], (), kind, number, None)
+        return self._leaf((kind, bits(number)), OPS["constant"], kind, number)
 
-    def input(self, slot: int, kind: str = "real", where: Location | None = None) -> Node:
+    def input(self, slot: int, kind: str = "real") -> Node:
         """The scalar that arrives at run time in `slot`."""
-        return self._intern(("input", slot), OPS["input"], (), kind, slot, where)
+        return self._leaf(slot, OPS["input"], kind, slot)
 
     def lift(self, value: Any) -> Node:
         """A node as it is, a Python or NumPy number as a constant."""
@@ -137,17 +138,23 @@ class Graph:
 
     def add(self, op: Op, *args: Any, where: Location | None = None) -> Node:
         """The node op(*args), an existing one where there is one, simplified by the value-exact rewrites."""
-        nodes = tuple(a if a.__class__ is Node else self.lift(a) for a in args)
-        key = (op, *nodes)
-        node = self._known.get(key)
-        if node is not None:
-            return node
-        if self._rewrites is not None:
-            node = self._rewrites(self, op, nodes)
-            if node is not None:
-                self._known[key] = node
-                return node
-        return self._intern(key, op, nodes, _kind(op, nodes), None, where)
+        return self.make(op, tuple([self.lift(a) for a in args]), where)
+
+    def make(self, op: Op, args: tuple[Node, ...], where: Location | None = None) -> Node:
+        """`add` for operands that are nodes of this graph already."""
+        known = self._known[op]
+        node = known.get(args)
+        if node is None:
+            if self._rewrites is not None:
+                count = len(self.nodes)
+                node = self._rewrites(self, op, args)
+                for made in self.nodes[count:]:
+                    made.where = where                  # what a rewrite makes stands on the line it rewrites
+            if node is None:
+                node = Node(self, op, args, _kind(op, args), None, where)
+                self.nodes.append(node)
+            known[args] = node
+        return node
 
     def text(self, outputs: Iterable[tuple[str, Node]] = ()) -> str:
         """The graph as a person reads it: one line a node, then the outputs, with the user's lines beside them."""
@@ -165,11 +172,10 @@ class Graph:
 def _kind(op: Op, args: Sequence[Node]) -> str:
     if op.result != "same":
         return op.result
-    kinds = {a.kind for a in args}
-    if kinds <= {"bool"}:
-        return "bool" if op.name == "where" else "int"
-    values = args[1:] if op.name in ("where", "take") else args
-    return "int" if all(a.kind in ("int", "bool") for a in values) else "real"
+    for a in args[1:] if op.name in ("where", "take") else args:
+        if a.kind == "real":
+            return "real"
+    return "bool" if op.name == "where" and all(a.kind == "bool" for a in args) else "int"
 
 
 def live(outputs: Sequence[Node]) -> list[Node]:

@@ -21,8 +21,6 @@ from jitgrad.kernels.dense import ROWS
 # Lines of the tables beside the elementwise codes; see kernels/cpu_batch.py.
 SUM, TAKE, DOT, PAIR = -1, -2, -3, -4
 
-Product = tuple[int, int]
-
 
 @dataclass
 class Tables:
@@ -55,15 +53,20 @@ class Tables:
         return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)
 
 
-def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
-    """Which rows are products that are read exactly once, results counting as read; and the two factors of each row."""
+def single_use(tape: Tape, results: Rows) -> npt.NDArray[np.bool_]:
+    """Which rows are read exactly once, results counting as read."""
     read = [results, *(rows for i in tape.instructions for rows in i.operands())]
-    uses = np.bincount(np.concatenate(read), minlength=tape.size)
+    once: npt.NDArray[np.bool_] = np.bincount(np.concatenate(read), minlength=tape.size) == 1
+    return once
+
+
+def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+    """Which rows are products that are read exactly once; and the two factors of each row, -1 where it is no product."""
     factors = np.full((2, tape.size), -1, np.int32)
     for i in tape.instructions:
         if i.op is OPS["mul"]:
             factors[:, i.lo:i.hi] = i.args
-    return (factors[0] >= 0) & (uses == 1), factors
+    return (factors[0] >= 0) & single_use(tape, results), factors
 
 
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
@@ -77,7 +80,7 @@ class _Tabulation:
         # One row beyond the tape's: the number 1, by which an element that is no product is multiplied. It is exact.
         self.one = tape.size
         self.uniform = np.append(tape.uniform, True)
-        self.products: dict[int, Product] = {}          # rows that are never stored, as their factors
+        self.dots: set[Instruction] = set()
         self._absorb(reduced, examples)
         self.v = np.full(tape.size + 1, -1, np.int32)   # the v row of each row, -1 for none yet
         self.w = np.full(tape.size + 1, -1, np.int32)
@@ -91,28 +94,41 @@ class _Tabulation:
                 kept = self._kept(i)
                 if len(kept):
                     self.tables.lines.append(self._line(i, self.v[i.lo + kept[0]], kept, None))
-        self._reductions(reduced)
+        self._reductions(*self._terms(reduced))
         self.tables.out_rows = self._in_v(examples).tolist()
 
     def _absorb(self, reduced: Rows, examples: Rows) -> None:
-        """Find the products that are read once, by a sum or by a sum over the batch."""
+        """Find what is never stored: products that are read once, by a sum or by a sum over the batch, and sums of products
+        that are read once, by a sum over the batch, which adds up their terms too.
+
+        Every row is then a · x: these products' factors, the one that all examples share first; else the row times 1.
+        """
         tape = self.tape
-        single, factors = single_use_products(tape, np.concatenate((reduced, examples)))
+        results = np.concatenate((reduced, examples))
+        single, self.factors = single_use_products(tape, results)
         single &= ~tape.uniform
-        self.dots: set[Instruction] = set()
+        self.absorbed = np.zeros(tape.size + 1, bool)
         for i in tape.instructions:
             if i.op is OPS["sum"] and not i.uniform and i.segments is not None:
                 good = single[i.segments.elements]
                 if 2 * good.sum() >= len(good):
                     self.dots.add(i)
-                    self._mark(i.segments.elements[good], factors)
-        self._mark(reduced[single[reduced]], factors)
-
-    def _mark(self, rows: Rows, factors: Rows) -> None:
-        self.products.update(zip(rows.tolist(), factors[:, rows].T.tolist(), strict=True))
+                    self.absorbed[i.segments.elements[good]] = True
+        self.absorbed[reduced[single[reduced]]] = True
+        self.summed = np.zeros(tape.size + 1, bool)          # rows whose terms a sum over the batch adds up
+        sums = np.zeros(tape.size, bool)
+        for i in self.dots:
+            sums[i.lo:i.hi] = True
+        self.summed[reduced[(sums & single_use(tape, results))[reduced]]] = True
+        a, x = np.full(tape.size + 1, self.one, np.int32), np.arange(tape.size + 1, dtype=np.int32)
+        stands = np.flatnonzero(self.absorbed)
+        a[stands], x[stands] = self.factors[:, stands]
+        self.absorbed |= self.summed
+        swapped = self.uniform[x]
+        self.a, self.x = np.where(swapped, x, a), np.where(swapped, a, x)
 
     def _kept(self, i: Instruction) -> npt.NDArray[np.intp]:
-        return np.array([k for k in range(i.hi - i.lo) if i.lo + k not in self.products], np.intp)
+        return np.flatnonzero(~self.absorbed[i.lo:i.hi])
 
     def _number(self) -> None:
         tape, t = self.tape, self.tables
@@ -162,35 +178,26 @@ class _Tabulation:
     def _dot(self, i: Instruction) -> None:
         """Sums of products: blocks of up to four that share their list of x, or one by one."""
         assert i.segments is not None
+        a, x = self.a[i.segments.elements], self.x[i.segments.elements]
+        start = i.segments.start.tolist()
+        dense = np.logical_and.reduceat(self.uniform[a], start[:-1]).tolist()
         block: list[tuple[int, Rows]] = []
         block_x = np.zeros(0, np.int32)
-        start, elements = i.segments.start, i.segments.elements
-        for j in range(i.hi - i.lo):
-            a, x, dense = self._factors(elements[start[j]:start[j + 1]])
-            out = int(self.v[i.lo + j])
-            if not dense:
-                self.tables.lines.append((PAIR, out, out + 1, self.tables.put(self._in_v(x), self._in_v(a)), len(x)))
+        for j, out in enumerate(self.v[i.lo:i.hi].tolist()):
+            if self.summed[i.lo + j]:
                 continue
-            if block and (len(block) == ROWS or not np.array_equal(x, block_x)):
+            mine, my_x = a[start[j]:start[j + 1]], x[start[j]:start[j + 1]]
+            if not dense[j]:
+                at = self.tables.put(self._in_v(my_x), self._in_v(mine))
+                self.tables.lines.append((PAIR, out, out + 1, at, len(my_x)))
+                continue
+            if block and (len(block) == ROWS or not np.array_equal(my_x, block_x)):
                 self._dense(block, block_x)
                 block = []
-            block_x = x
-            block.append((out, a))
+            block_x = my_x
+            block.append((out, mine))
         if block:
             self._dense(block, block_x)
-
-    def _factors(self, elements: Rows) -> tuple[Rows, Rows, bool]:
-        """(a, x) with element e = a[e] · x[e]; dense where every a is shared, x then being an example's."""
-        pairs = []
-        dense = True
-        for e in elements.tolist():
-            a, x = self.products.get(e, (self.one, e))
-            if self.uniform[x]:
-                a, x = x, a
-            dense = dense and bool(self.uniform[a])
-            pairs.append((a, x))
-        a, x = np.array(pairs, np.int32).T
-        return a, x, dense
 
     def _dense(self, block: list[tuple[int, Rows]], x: Rows) -> None:
         t = self.tables
@@ -200,32 +207,55 @@ class _Tabulation:
             at = t.put(self._in_v(x), *(self.w[a] for _, a in part))
             t.lines.append((DOT, part[0][0], part[0][0] + len(part), at, len(x)))
 
-    def _reductions(self, reduced: Rows) -> None:
-        """Sums over the batch: runs of products with one first factor, in blocks of four over the same x; the rest."""
-        runs: dict[bytes, list[tuple[int, int, Rows]]] = {}
-        plain: list[int] = []
+    def _terms(self, reduced: Rows) -> tuple[Rows, Rows]:
+        """What the sums over the batch add up: rows, and for each the place of its sum.
+
+        First the first term of each sum, in the order of the sums, then the second ones, and so on: so a weight that is used
+        at every step of a sequence is, step by step, a row of the weight gradient's products.
+        """
+        plain = np.flatnonzero(~self.summed[reduced])
+        rows, places, positions = [reduced[plain]], [plain], [np.zeros(len(plain), np.int32)]
+        for i in self.tape.instructions:
+            if i in self.dots and i.segments is not None:
+                mine = np.flatnonzero(self.summed[reduced] & (reduced >= i.lo) & (reduced < i.hi))
+                lists = i.segments.select(reduced[mine].astype(np.intp) - i.lo)
+                rows.append(lists.elements)
+                places.append(np.repeat(mine, np.diff(lists.start)))
+                positions.append(lists.positions())
+        place = np.concatenate(places).astype(np.int32)
+        order = np.lexsort((place, np.concatenate(positions)))
+        return np.concatenate(rows)[order], place[order]
+
+    def _reductions(self, rows: Rows, places: Rows) -> None:
+        """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
+        product = self.absorbed[rows]
+        plain = ~product
+        broken = np.diff(places) != 1
+        ends = [_run_ends(np.where(product, f, -1), broken) for f in self.factors[:, rows]]
+        blocks: dict[bytes, list[tuple[int, int, Rows]]] = {}
         p = 0
-        while p < len(reduced):
-            product = self.products.get(int(reduced[p]))
-            if product is None:
-                plain.append(p)
-                p += 1
-                continue
-            first, factor, others = p, product[0], []
-            while product is not None and product[0] == factor:
-                others.append(product[1])
-                p += 1
-                product = self.products.get(int(reduced[p])) if p < len(reduced) else None
-            xs = np.array(others, np.int32)
-            runs.setdefault(xs.tobytes(), []).append((factor, first, xs))
+        while p < len(rows):
+            # Which factor is common depends on how a weight matrix lies: W[j, i] or W[i, j].
+            common = 0 if ends[0][p] >= ends[1][p] else 1
+            run = rows[p:ends[common][p]]
+            if product[p]:
+                others = self.factors[1 - common, run]
+                blocks.setdefault(others.tobytes(), []).append((int(self.factors[common, run[0]]), int(places[p]), others))
+            p += len(run)
         t = self.tables
-        for same in runs.values():
+        for same in blocks.values():
             x = self._in_v(same[0][2])
             while same:
                 part = same[:ROWS] if len(same) >= ROWS else same[:1]
                 same = same[len(part):]
                 d = self._in_v(np.array([one[0] for one in part], np.int32))
                 t.reductions.append((len(part), len(x), t.put(d, [one[1] for one in part], x)))
-        if plain:
-            at = t.put(self._in_v(reduced[plain]), plain)
-            t.reductions.append((0, len(plain), at))
+        if plain.any():
+            at = t.put(self._in_v(rows[plain]), places[plain])
+            t.reductions.append((0, int(plain.sum()), at))
+
+
+def _run_ends(numbers: Rows, broken: npt.NDArray[np.bool_]) -> list[int]:
+    """For each number, where its run of equal ones ends; none goes on where `broken`."""
+    ends = np.append(np.flatnonzero((np.diff(numbers) != 0) | broken) + 1, len(numbers))
+    return np.repeat(ends, np.diff(ends, prepend=0)).tolist()

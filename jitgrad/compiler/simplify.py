@@ -10,29 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
-from jitgrad.compiler.graph import OPS, Graph, Node, Op, bits
+from jitgrad.compiler.graph import OPS, Graph, Node, Number, Op, bits
 
 Rewriter = Callable[..., Node | None]
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A named rewrite of one operation: `rule(graph, *args)` answers an equal node, or None where it does not apply."""
+    """A named rewrite of one operation: `rule(graph, *args)` answers an equal node, or None where it does not apply.
+
+    operand: the operation that one of the operands must be made by, where there is one: most nodes have no such operand,
+    and their recording is not held up by rules that cannot apply.
+    """
 
     op: str
     name: str
     because: str
     rule: Rewriter
+    operand: str | None
 
 
 REWRITES: dict[str, list[Rewrite]] = {}
 
 
-def exact(op: str, name: str, because: str) -> Callable[[Rewriter], Rewriter]:
+def exact(op: str, name: str, because: str, operand: str | None = "constant") -> Callable[[Rewriter], Rewriter]:
     """Register a rewrite of nodes of `op`."""
     def register(rule: Rewriter) -> Rewriter:
-        REWRITES.setdefault(op, []).append(Rewrite(op, name, because, rule))
+        REWRITES.setdefault(op, []).append(Rewrite(op, name, because, rule, operand))
         return rule
     return register
 
@@ -40,15 +46,38 @@ def exact(op: str, name: str, because: str) -> Callable[[Rewriter], Rewriter]:
 accurate = exact
 
 
+@cache
+def _rules(op: Op) -> dict[Op | None, list[Rewriter]]:
+    """The rules for `op`, by what must have made one of its operands; None for those that need nothing."""
+    found: dict[Op | None, list[Rewriter]] = {}
+    if op.value is not None and op.arity and not op.variadic:
+        found[OPS["constant"]] = [partial(_fold, op.value)]
+    for one in REWRITES.get(op.name, ()):
+        found.setdefault(None if one.operand is None else OPS[one.operand], []).append(one.rule)
+    return found
+
+
+def _fold(value: Callable[..., Number], graph: Graph, *args: Node) -> Node | None:
+    """A function of constants, by the table's own reference value, in float64."""
+    if all(a.op.name == "constant" for a in args):
+        return graph.constant(value(*[a.payload for a in args]))
+    return None
+
+
 def rewrite(graph: Graph, op: Op, args: tuple[Node, ...]) -> Node | None:
     """An existing or simpler node equal to op(*args), or None."""
-    if args and op.value is not None and all(a.op.name == "constant" for a in args) and not op.variadic:
-        # Folding uses the table's own reference value, in float64.
-        return graph.constant(op.value(*(a.payload for a in args)))
-    for candidate in REWRITES.get(op.name, ()):
-        found = candidate.rule(graph, *args)
-        if found is not None:
-            return found
+    rules = _rules(op)
+    for a in args:
+        if a.op in rules:
+            break
+    else:
+        if None not in rules:
+            return None                                 # most nodes
+    for needed in (*[a.op for a in args], None):
+        for rule in rules.get(needed, ()):
+            found = rule(graph, *args)
+            if found is not None:
+                return found
     return None
 
 
@@ -79,7 +108,7 @@ def _add_minus_zero(graph: Graph, x: Node, y: Node) -> Node | None:
     return x if _is(y, -0.0) else y if _is(x, -0.0) else None
 
 
-@exact("add", "x + -y -> x - y", because="IEEE subtraction is defined as adding the negation")
+@exact("add", "x + -y -> x - y", because="IEEE subtraction is defined as adding the negation", operand="neg")
 def _add_negated(graph: Graph, x: Node, y: Node) -> Node | None:
     if y.op.name == "neg":
         return graph.add(OPS["sub"], x, y.args[0])
@@ -91,12 +120,12 @@ def _sub_zero(graph: Graph, x: Node, y: Node) -> Node | None:
     return x if _is(y, 0.0) else None
 
 
-@exact("sub", "x - -y -> x + y", because="IEEE subtraction is defined as adding the negation")
+@exact("sub", "x - -y -> x + y", because="IEEE subtraction is defined as adding the negation", operand="neg")
 def _sub_negated(graph: Graph, x: Node, y: Node) -> Node | None:
     return graph.add(OPS["add"], x, y.args[0]) if y.op.name == "neg" else None
 
 
-@exact("neg", "-(-x) -> x", because="the sign bit is flipped twice")
+@exact("neg", "-(-x) -> x", because="the sign bit is flipped twice", operand="neg")
 def _neg_neg(graph: Graph, x: Node) -> Node | None:
     return x.args[0] if x.op.name == "neg" else None
 
@@ -116,14 +145,14 @@ def _pow_reciprocal(graph: Graph, x: Node, y: Node) -> Node | None:
     return graph.add(OPS["div"], 1.0, x) if _is(y, -1.0) else None
 
 
-@exact("where", "where(c, x, x) -> x; where(True, x, y) -> x", because="there is nothing to choose")
+@exact("where", "where(c, x, x) -> x; where(True, x, y) -> x", because="there is nothing to choose", operand=None)
 def _where_decided(graph: Graph, c: Node, x: Node, y: Node) -> Node | None:
     if x is y:
         return x
     return None if c.op.name != "constant" else x if c.payload else y
 
 
-@exact("maximum", "maximum(x, x) -> x", because="x is the larger of itself, NaN included")
-@exact("minimum", "minimum(x, x) -> x", because="x is the smaller of itself, NaN included")
+@exact("maximum", "maximum(x, x) -> x", because="x is the larger of itself, NaN included", operand=None)
+@exact("minimum", "minimum(x, x) -> x", because="x is the smaller of itself, NaN included", operand=None)
 def _extremum_of_one(graph: Graph, x: Node, y: Node) -> Node | None:
     return x if x is y else None
