@@ -99,12 +99,16 @@ class Transformed:
                                            f"{len(args)} arguments")
         return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), self._names(len(args)))
 
-    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any], Any], Any]:
-        """Everything about a call that depends only on its arguments' structure, shapes and dtypes."""
+    def prepare(self, *args: Any) -> Call:
+        """The call of these arguments: everything that depends only on their structure, shapes and dtypes."""
         bound = self._bind(args)
         recorded = self._record(bound)
         _, kernel = self._kernel(recorded, bound.n or 1)
-        call = Call(recorded, kernel, bound, self.reduce)
+        return Call(recorded, kernel, bound, self.reduce)
+
+    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any], Any], Any]:
+        call = self.prepare(*args)
+        recorded = call.recorded
         if self.returns == "jit":
             def only_value(leaves: list[Any], out: Any) -> Any:
                 if out is None:
@@ -119,7 +123,7 @@ class Transformed:
                 value, grads = call(leaves)
                 return fused(value, recorded.captured, grads)
             return one_value
-        structure, assemble = self._assembler(bound)
+        structure, assemble = self._assembler(call.structure)
 
         def value_and_gradient(leaves: list[Any], out: Any) -> Any:
             if out is None:
@@ -136,9 +140,9 @@ class Transformed:
             raise errors.ArgumentError(f"out= must have the structure of what it receives, {structure}; got {given}")
         return leaves
 
-    def _assembler(self, bound: Bound) -> tuple[Any, Callable[[list[Any]], Any]]:
+    def _assembler(self, arguments: Any) -> tuple[Any, Callable[[list[Any]], Any]]:
         """The structure that argnums asks for, and from the gradients of leaves, in order, to it."""
-        structures = bound.structure.children()
+        structures = arguments.children()
         numbers = [k % len(structures) for k in self._numbers]
         if isinstance(self.argnums, int):
             return structures[numbers[0]], unflattener(structures[numbers[0]])

@@ -74,17 +74,26 @@ class Batches:
         """All examples, in their order, as the caller's own arrays."""
         return self._unflatten(self._arrays)
 
+    def first(self, size: int) -> tuple[Tree, ...]:
+        """The first examples, as views."""
+        return self._unflatten([
+            array if axis is None else array[(slice(None),) * (axis % array.ndim) + (slice(size),)]
+            for array, axis in zip(self._arrays, self._axes, strict=True)])
+
     def shuffled(self, batch_size: int, generator: np.random.Generator) -> Iterator[tuple[int, tuple[Tree, ...]]]:
         """One epoch in a fresh random order: (examples in the batch, data); the last batch may be smaller."""
         order = generator.permutation(self.count)
         for start in range(0, self.count, batch_size):
             chosen = order[start : start + batch_size]
             # Gathered batch by batch and not once an epoch: the kernel then finds the copy still in the cache.
-            leaves = [
-                array if axis is None else array.take(chosen, axis)
-                for array, axis in zip(self._arrays, self._axes, strict=True)
-            ]
-            yield len(chosen), self._unflatten(leaves)
+            yield len(chosen), self.chosen(chosen)
+
+    def chosen(self, examples: npt.NDArray[np.intp] | None) -> tuple[Tree, ...]:
+        """Copies of these examples; None: the caller's own arrays."""
+        if examples is None:
+            return self.whole()
+        return self._unflatten([array if axis is None else array.take(examples, axis)
+                                for array, axis in zip(self._arrays, self._axes, strict=True)])
 
     def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)

@@ -79,7 +79,7 @@ class Call:
 
     def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None):
         program = recorded.program
-        self.program, self._kernel, self._recorded = program, kernel, recorded
+        self.program, self.kernel, self.recorded, self.structure = program, kernel, recorded, bound.structure
         self.n = bound.n or 1
         self._divide = self.n if reduce == "mean" and self.n > 1 else 1
         self._shared = [k for k, axis in enumerate(bound.axes) if axis is None]
@@ -90,7 +90,7 @@ class Call:
         self._unflatten = unflattener(recorded.result)
 
     def _layout(self, bound: Bound) -> tuple[list[_Part], list[_Part]]:
-        program, recorded = self.program, self._recorded
+        program, recorded = self.program, self.recorded
         lead = (self.n,) if program.per_example else ()
         at, examples = 1, 0                         # sums[0] counts failed checks
         values, gradients = [], []
@@ -124,25 +124,29 @@ class Call:
         if self._has_values:
             leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
         shared = [leaves[k] for k in self._shared]
-        if self._recorded.captured:
-            shared.append([v.data for v in self._recorded.captured])
+        if self.recorded.captured:
+            shared.append([v.data for v in self.recorded.captured])
         if self.program.divisor is not None:
             shared.append(self.n)
         vector = np.concatenate(shared, axis=None, dtype=dtype, casting="unsafe") if shared else np.zeros(0, dtype)
-        batched = []
+        return vector, self.rows(leaves)
+
+    def rows(self, leaves: Sequence[Any]) -> list[Array]:
+        """Each batched leaf as a contiguous array (n, width) of the program's dtype, for any number of examples."""
+        dtype, batched = self.program.dtype, []
         for k, axis, width in self._batched:
             array = leaves[k]
             if axis:
                 array = np.moveaxis(array, axis, 0)
             if array.dtype is not dtype or not array.flags.c_contiguous:
                 array = np.ascontiguousarray(array, dtype)
-            batched.append(array if array.ndim == 2 else array.reshape((self.n, width)))
-        return vector, batched
+            batched.append(array if array.ndim == 2 else array.reshape((len(array), width)))
+        return batched
 
     def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
         shared, batched = self.pack(leaves)
         offered = () if out is None else self._offer(leaves, out)
-        results = self._kernel(shared, batched, self.n, offered)
+        results = self.kernel(shared, batched, self.n, offered)
         if results.sums[0] != 0:
             debug.blame_check(self.program, shared, batched, self.n)
         if debug.nans_are_errors():

@@ -29,37 +29,66 @@ Structure = Any  # optree's PyTreeSpec
 
 
 @dataclass(frozen=True)
+class Rule:
+    """One element's update as a formula, from which NumPy's update and the compiled training step are both made.
+
+    formula: (p, g, *averages, *scalars) -> (new p, *new averages), in plain arithmetic and `np.sqrt`
+    averages: how many numbers an element keeps beside itself, all zero at first
+    scalars: t -> the numbers that all elements share in step t, counted from 1
+    """
+
+    formula: Callable[..., tuple[Any, ...]]
+    averages: int
+    scalars: Callable[[int], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class Optimizer:
-    """Two pure functions; write your own with `Optimizer(init, update)`.
+    """Two pure functions; write your own with `Optimizer(init, update)`, or `elementwise(rule, description)`.
 
     init: params -> state, a pytree
     update: (grads, state, params) -> (new params, new state)
     description: how the optimizer was made, for error messages and reports
-    elementwise: True promises that the new value of an element depends only on that element's own history, so that
-        `fit` may lay all parameters out in one vector and update them with a handful of NumPy calls
+    rule: the same as one element's formula, if that is all there is to it; `fit` then lays all parameters out in one
+        vector, and compiles the update
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
     description: str = "a custom optimizer"
-    elementwise: bool = False
+    rule: Rule | None = None
 
     def __repr__(self) -> str:
         return self.description
 
 
-class SgdState(NamedTuple):
-    """`velocity`: a tree of arrays shaped like params; None without momentum."""
-
-    velocity: Tree
-
-
-class AdamState(NamedTuple):
-    """`step` updates made so far; `mean` and `square`: running averages of g and g*g, trees of arrays like params."""
+class State(NamedTuple):
+    """`step`: updates made so far; `averages`: for each number that an element keeps, a tree of arrays like params."""
 
     step: int
-    mean: Tree
-    square: Tree
+    averages: tuple[Tree, ...]
+
+
+def elementwise(rule: Rule, description: str) -> Optimizer:
+    """The optimizer of a rule."""
+    def init(params: Tree) -> State:
+        leaves, spec = _parameters(params)
+        return State(0, tuple(_zeros(leaves, spec) for _ in range(rule.averages)))
+
+    def update(grads: Tree, state: State, params: Tree) -> tuple[Tree, State]:
+        leaves, spec = _parameters(params)
+        gradients = _matching(grads, leaves, spec)
+        averages = [spec.flatten_up_to(tree) for tree in state.averages]
+        t = int(state.step) + 1
+        scalars = rule.scalars(t)
+        new: list[list[Leaf]] = [[] for _ in range(1 + rule.averages)]
+        for i, (leaf, g) in enumerate(zip(leaves, gradients, strict=True)):
+            found = rule.formula(leaf, g, *(kept[i] for kept in averages), *scalars)
+            new[0].append(_like(leaf, found[0]))
+            for kept, number in zip(new[1:], found[1:], strict=True):
+                kept.append(np.asarray(number))
+        return unflatten(spec, new[0]), State(t, tuple(unflatten(spec, kept) for kept in new[1:]))
+    return Optimizer(init, update, description, rule)
 
 
 def sgd(
@@ -81,26 +110,18 @@ def sgd(
             explain("sgd(nesterov=True) has no meaning without momentum.", None, "Pass momentum, for example 0.9.")
         )
 
-    def init(params: Tree) -> SgdState:
-        leaves, spec = _parameters(params)
-        return SgdState(_zeros(leaves, spec) if momentum else None)
+    def formula(p: Any, g: Any, *rest: Any) -> tuple[Any, ...]:
+        *velocity, rate, factor, decay = rest
+        if weight_decay:
+            g = g + decay * p
+        if not momentum:
+            return (p - rate * g,)
+        v = factor * velocity[0] + g
+        return p - rate * (g + factor * v if nesterov else v), v
 
-    def update(grads: Tree, state: SgdState, params: Tree) -> tuple[Tree, SgdState]:
-        leaves, spec = _parameters(params)
-        gradients = _matching(grads, leaves, spec)
-        velocities = spec.flatten_up_to(state.velocity) if momentum else []
-        new: list[Leaf] = []
-        for i, (leaf, g) in enumerate(zip(leaves, gradients, strict=True)):
-            if weight_decay:
-                g = g + weight_decay * leaf
-            if momentum:
-                velocities[i] = np.asarray(momentum * velocities[i] + g)
-                g = g + momentum * velocities[i] if nesterov else velocities[i]
-            new.append(_like(leaf, leaf - learning_rate * g))
-        return unflatten(spec, new), SgdState(unflatten(spec, velocities) if momentum else None)
-
-    description = f"sgd({learning_rate!r}, momentum={momentum!r}, nesterov={nesterov!r}, weight_decay={weight_decay!r})"
-    return Optimizer(init, update, description, elementwise=True)
+    rule = Rule(formula, 1 if momentum else 0, lambda t: (learning_rate, momentum, weight_decay))
+    return elementwise(rule, f"sgd({learning_rate!r}, momentum={momentum!r}, nesterov={nesterov!r}, "
+                             f"weight_decay={weight_decay!r})")
 
 
 def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
@@ -138,30 +159,19 @@ def _adam(
     _in_range(name, "b2", b2, 0.0, 1.0)
     _in_range(name, "eps", eps, 0.0, math.inf)
 
-    def init(params: Tree) -> AdamState:
-        leaves, spec = _parameters(params)
-        return AdamState(0, _zeros(leaves, spec), _zeros(leaves, spec))
+    def formula(p: Any, g: Any, m: Any, v: Any, *scalars: Any) -> tuple[Any, ...]:
+        keep_m, add_m, keep_v, add_v, small, step_size, keep = scalars
+        m = keep_m * m + add_m * g
+        v = keep_v * v + add_v * (g * g)
+        # The formula's fraction times correction / correction: the scalars then cost two passes and not four.
+        direction = m / (np.sqrt(v) + small) * step_size
+        return (p * keep if weight_decay else p) - direction, m, v
 
-    def update(grads: Tree, state: AdamState, params: Tree) -> tuple[Tree, AdamState]:
-        leaves, spec = _parameters(params)
-        gradients = _matching(grads, leaves, spec)
-        means = spec.flatten_up_to(state.mean)
-        squares = spec.flatten_up_to(state.square)
-        t = int(state.step) + 1
+    def scalars(t: int) -> tuple[float, ...]:
         correction = math.sqrt(1.0 - b2**t)
-        step_size = learning_rate * correction / (1.0 - b1**t)
-        keep = 1.0 - learning_rate * weight_decay
-        new: list[Leaf] = []
-        for i, (leaf, g) in enumerate(zip(leaves, gradients, strict=True)):
-            means[i] = np.asarray(b1 * means[i] + (1.0 - b1) * g)
-            squares[i] = np.asarray(b2 * squares[i] + (1.0 - b2) * (g * g))
-            # The formula's fraction times correction / correction: the scalars then cost two passes and not four.
-            direction = means[i] / (np.sqrt(squares[i]) + eps * correction)
-            direction *= step_size
-            new.append(_like(leaf, (leaf * keep if weight_decay else leaf) - direction))
-        return unflatten(spec, new), AdamState(t, unflatten(spec, means), unflatten(spec, squares))
-
-    return Optimizer(init, update, description, elementwise=True)
+        return (b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, learning_rate * correction / (1.0 - b1**t),
+                1.0 - learning_rate * weight_decay)
+    return elementwise(Rule(formula, 2, scalars), description)
 
 
 def _in_range(optimizer: str, name: str, number: float, low: float, high: float) -> None:

@@ -16,7 +16,8 @@ from jitgrad.api import Transformed, value_and_grad
 from jitgrad.arguments import flatten
 from jitgrad.batches import Batches, check_finite
 from jitgrad.errors import ArgumentError, LabelError, NonFiniteError, explain
-from jitgrad.ravel import Raveled
+from jitgrad.loop import Compiled, Pace, slices
+from jitgrad.ravel import Raveled, Vector
 
 Tree = Any
 
@@ -132,23 +133,70 @@ def fit(
     trainer = _Trainer(optimizer, params)
     step = value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device)
 
+    run = _Run(step, trainer, batches, batch_size, generator, reduce == "mean")
+    compiled = Compiled.of(step, optimizer, params, batches, batch_size, run.mean)
     history: list[Epoch] = []
-    steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
-    with _bar(progress, epochs, steps_per_epoch) as advance:
-        for number in range(1, epochs + 1):
-            started = time.perf_counter()
-            total = 0.0
-            for index, (size, batch) in enumerate(_epoch(batches, batch_size, generator), 1):
-                value, grads = _run(step, trainer.params, batch, batches)
-                loss = float(value)
-                trainer.update(loss, grads, f"epoch {number}, step {index} of {steps_per_epoch}")
-                total += loss * size if reduce == "mean" else loss
-                advance(loss)
-            seconds = time.perf_counter() - started
-            history.append(Epoch(number, total / batches.count, seconds, batches.count / max(seconds, 1e-12)))
+    with _bar(progress, epochs, run.steps_per_epoch) as advance:
+        made = (run.one_by_one(epochs, advance) if compiled is None
+                else run.compiled(compiled, epochs, callback is not None, advance))
+        for total, seconds in made:
+            history.append(Epoch(len(history) + 1, total / batches.count, seconds, batches.count / max(seconds, 1e-12)))
             if callback is not None and callback(history[-1], trainer.copy()):
                 break
     return FitResult(trainer.copy(), tuple(history), trainer.steps)
+
+
+class _Run:
+    """One training. Its epochs come as (sum of the losses over the examples, seconds)."""
+
+    def __init__(self, step: Transformed, trainer: _Trainer, batches: Batches, batch_size: int | None,
+                 generator: np.random.Generator, mean: bool) -> None:
+        self._step, self._trainer, self._batches, self._batch_size = step, trainer, batches, batch_size
+        self._generator, self.mean = generator, mean
+        self.steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
+
+    def one_by_one(self, epochs: int, advance: Callable[[float, int], None]) -> Iterator[tuple[float, float]]:
+        """Each step is a call from Python."""
+        trainer, batches = self._trainer, self._batches
+        for _ in range(epochs):
+            started, total = time.perf_counter(), 0.0
+            for size, batch in _epoch(batches, self._batch_size, self._generator):
+                loss = self._make(batch)
+                total += loss * size if self.mean else loss
+                advance(loss, 1)
+            yield total, time.perf_counter() - started
+
+    def _make(self, batch: tuple[Tree, ...]) -> float:
+        trainer = self._trainer
+        value, grads = _run(self._step, trainer.params, batch, self._batches)
+        epoch, index = divmod(trainer.steps, self.steps_per_epoch)
+        trainer.update(float(value), grads, f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}")
+        return float(value)
+
+    def compiled(self, loop: Compiled, epochs: int, by_epoch: bool,
+                 advance: Callable[[float, int], None]) -> Iterator[tuple[float, float]]:
+        """Many steps a call; with `by_epoch`, none across the end of an epoch."""
+        trainer, batches, pace = self._trainer, self._batches, Pace()
+        model = loop.model(trainer.params, batches, *trainer.numbers())
+        rows, ends = loop.rows(trainer.params, batches), self.steps_per_epoch
+        total, spent = 0.0, 0.0
+        for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
+            before = trainer.steps
+            made, why, losses = loop.run(model, rows, part, before + 1)
+            trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
+            if why:
+                # The same step again from Python: it fails again, and then explains what happened.
+                start, size = part.steps[made]
+                self._make(batches.chosen(None if part.order is None else part.order[start:start + size]))
+                raise AssertionError("a step that failed in the compiled loop succeeded from Python")
+            seconds = pace.lap(made) / made
+            advance(float(losses[-1]), made)
+            for number, ((_, size), loss) in enumerate(zip(part.steps, losses.tolist(), strict=True), before + 1):
+                total += loss * size if self.mean else loss
+                spent += seconds
+                if number % ends == 0:
+                    yield total, spent
+                    total, spent = 0.0, 0.0
 
 
 class _Trainer:
@@ -165,7 +213,7 @@ class _Trainer:
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         self._vectors = self._layout.ravel(params)
         self.params = self._layout.unravel(self._vectors)
-        self._state = optimizer.init(self._vectors if optimizer.elementwise else self.params)
+        self._state = optimizer.init(self._vectors if optimizer.rule else self.params)
         self._last_loss: float | None = None
         self.steps = 0
 
@@ -173,12 +221,23 @@ class _Trainer:
         """The parameters, sharing no memory with later updates or with the caller's tree."""
         return self._layout.unravel([vector.copy() for vector in self._vectors])
 
+    def numbers(self) -> tuple[Vector, list[Vector]]:
+        """Parameters that lie in one vector, and the averages that the optimizer keeps of them."""
+        return self._vectors[0], [average for (average,) in self._state.averages]
+
+    def load(self, numbers: list[Vector], steps: int, loss: float | None) -> None:
+        """Take over parameters and averages that were trained elsewhere."""
+        self._vectors = (numbers[0].copy(),)
+        self._state = optim.State(steps, tuple((average.copy(),) for average in numbers[1:]))
+        self.params, self.steps = self._layout.unravel(self._vectors), steps
+        self._last_loss = self._last_loss if loss is None else loss
+
     def update(self, loss: float, grads: Tree, when: str) -> None:
         if not np.isfinite(loss):
             raise self._diverged(f"The loss became {loss} at {when}")
         # A NaN or infinite gradient, and an overflowing step, both end as non-finite parameters: one check for both.
         with np.errstate(all="ignore"):
-            if self._optimizer.elementwise:
+            if self._optimizer.rule:
                 vectors, state = self._optimizer.update(self._layout.ravel(grads), self._state, self._vectors)
                 params = self._layout.unravel(vectors)
             else:
@@ -250,16 +309,16 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 @contextmanager
-def _bar(progress: bool | None, epochs: int, steps_per_epoch: int) -> Iterator[Callable[[float], None]]:
+def _bar(progress: bool | None, epochs: int, steps_per_epoch: int) -> Iterator[Callable[[float, int], None]]:
     """A function to call after each step; it moves a progress bar on stderr, or does nothing."""
     if progress is False:
-        yield lambda loss: None
+        yield lambda loss, steps: None
         return
     from rich.console import Console  # costs more than a short training without a bar
 
     console = Console(stderr=True, force_terminal=True if progress else None)
     if not console.is_terminal:
-        yield lambda loss: None
+        yield lambda loss, steps: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -277,9 +336,9 @@ def _bar(progress: bool | None, epochs: int, steps_per_epoch: int) -> Iterator[C
     with bar:
         task = bar.add_task("fit", total=epochs * steps_per_epoch, epoch=f"0/{epochs}", loss=float("nan"))
 
-        def advance(loss: float) -> None:
+        def advance(loss: float, steps: int) -> None:
             nonlocal done, drawn
-            done += 1
+            done += steps
             # A step can take 50 microseconds; drawing takes longer, so it happens ten times a second at most.
             now = time.perf_counter()
             if now - drawn > 0.1 or done == epochs * steps_per_epoch:

@@ -1039,4 +1039,173 @@ define void @jitgrad_run_tape(i64 %call) {
   ret void
 }
 
+define noundef i32 @run_steps(ptr noalias writeonly captures(none) %retptr, ptr noalias readnone captures(none) %excinfo, i64 %arg.steps) local_unnamed_addr {
+B0.endif:
+  %.8 = inttoptr i64 %arg.steps to ptr
+  %.10 = load i64, ptr %.8, align 8
+  %.13 = getelementptr i8, ptr %.8, i64 152
+  %.14 = load i64, ptr %.13, align 8
+  %.17 = getelementptr i8, ptr %.8, i64 80
+  %.18 = load i64, ptr %.17, align 8
+  %.29 = inttoptr i64 %.10 to ptr
+  %.30 = getelementptr i8, ptr %.29, i64 112
+  %.31 = load i64, ptr %.30, align 8
+  %.34 = getelementptr i8, ptr %.8, i64 112
+  %.35 = load i64, ptr %.34, align 8
+  %.44 = getelementptr i8, ptr %.8, i64 56
+  %.45 = load i64, ptr %.44, align 8
+  %.128170.not = icmp slt i64 %.45, 1
+  br i1 %.128170.not, label %common.ret, label %B346.lr.ph
+
+B346.lr.ph:                                       ; preds = %B0.endif
+  %.197 = shl i64 %.31, 3
+  br label %B346
+
+B346:                                             ; preds = %B2044, %B346.lr.ph
+  %.134160173 = phi i64 [ 0, %B346.lr.ph ], [ %.141, %B2044 ]
+  %0 = inttoptr i64 %.14 to ptr
+  %.141 = add nuw nsw i64 %.134160173, 1
+  %sunkaddr = inttoptr i64 %arg.steps to ptr
+  %sunkaddr3 = getelementptr i8, ptr %sunkaddr, i64 48
+  %.172 = load i64, ptr %sunkaddr3, align 8
+  %.174 = mul nuw nsw i64 %.134160173, 40
+  %.175 = add nsw i64 %.172, %.174
+  %.176 = inttoptr i64 %.175 to ptr
+  %.178 = load i64, ptr %.176, align 8
+  %.180 = getelementptr i8, ptr %.176, i64 8
+  %.181 = load i64, ptr %.180, align 8
+  %sunkaddr4 = inttoptr i64 %.10 to ptr
+  %sunkaddr5 = getelementptr i8, ptr %sunkaddr4, i64 88
+  store i64 %.178, ptr %sunkaddr5, align 8
+  %sunkaddr6 = inttoptr i64 %.10 to ptr
+  %sunkaddr7 = getelementptr i8, ptr %sunkaddr6, i64 96
+  store i64 %.181, ptr %sunkaddr7, align 8
+  %.191 = getelementptr i8, ptr %.176, i64 16
+  %.192 = load i64, ptr %.191, align 8
+  %sunkaddr8 = inttoptr i64 %.10 to ptr
+  %sunkaddr9 = getelementptr i8, ptr %sunkaddr8, i64 8
+  store i64 %.192, ptr %sunkaddr9, align 8
+  %.199 = mul i64 %.197, %.178
+  %.201 = sub nsw i64 %.18, %.199
+  %sunkaddr10 = inttoptr i64 %.10 to ptr
+  %sunkaddr11 = getelementptr i8, ptr %sunkaddr10, i64 104
+  store i64 %.201, ptr %sunkaddr11, align 8
+  %sunkaddr12 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr13 = getelementptr i8, ptr %sunkaddr12, i64 8
+  %.209 = load i64, ptr %sunkaddr13, align 8
+  %.211 = inttoptr i64 %.209 to ptr
+  tail call void %.211(i64 %.10, i64 0, i64 0, i64 0, i64 0, i64 0)
+  %sunkaddr14 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr15 = getelementptr i8, ptr %sunkaddr14, i64 16
+  %.216 = load i64, ptr %sunkaddr15, align 8
+  %.217 = sub nsw i64 %.181, %.178
+  %.219 = getelementptr i8, ptr %.176, i64 24
+  %.220 = load i64, ptr %.219, align 8
+  %sunkaddr16 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr17 = getelementptr i8, ptr %sunkaddr16, i64 88
+  %.224 = load i64, ptr %sunkaddr17, align 8
+  %.228 = inttoptr i64 %.216 to ptr
+  tail call void %.228(i64 %.18, i64 %.217, i64 %.31, i64 %.220, i64 %.14, i64 %.224)
+  %sunkaddr18 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr19 = getelementptr i8, ptr %sunkaddr18, i64 144
+  %.233 = load i64, ptr %sunkaddr19, align 8
+  %.237 = load i64, ptr %0, align 8
+  %.239 = inttoptr i64 %.233 to ptr
+  %.240 = getelementptr i64, ptr %.239, i64 %.134160173
+  store i64 %.237, ptr %.240, align 8
+  %sunkaddr20 = inttoptr i64 %.14 to ptr
+  %sunkaddr21 = getelementptr i8, ptr %sunkaddr20, i64 8
+  %.245 = load i64, ptr %sunkaddr21, align 8
+  %.246.not = icmp eq i64 %.245, 0
+  br i1 %.246.not, label %B1176, label %common.ret
+
+common.ret:                                       ; preds = %B2044, %B1176, %B346, %B0.endif
+  store ptr null, ptr %retptr, align 8
+  ret i32 0
+
+B1176:                                            ; preds = %B346
+  %sunkaddr22 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr23 = getelementptr i8, ptr %sunkaddr22, i64 24
+  %.269 = load i64, ptr %sunkaddr23, align 8
+  %sunkaddr24 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr25 = getelementptr i8, ptr %sunkaddr24, i64 64
+  %.273 = load i64, ptr %sunkaddr25, align 8
+  %sunkaddr26 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr27 = getelementptr i8, ptr %sunkaddr26, i64 72
+  %.277 = load i64, ptr %sunkaddr27, align 8
+  %.279 = mul nsw i64 %.277, %.134160173
+  %.280 = add nsw i64 %.279, %.273
+  %sunkaddr28 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr29 = getelementptr i8, ptr %sunkaddr28, i64 96
+  %.284 = load i64, ptr %sunkaddr29, align 8
+  %sunkaddr30 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr31 = getelementptr i8, ptr %sunkaddr30, i64 104
+  %.288 = load i64, ptr %sunkaddr31, align 8
+  %sunkaddr32 = inttoptr i64 %.10 to ptr
+  %sunkaddr33 = getelementptr i8, ptr %sunkaddr32, i64 128
+  %.292 = load i64, ptr %sunkaddr33, align 8
+  %.294 = inttoptr i64 %.269 to ptr
+  tail call void %.294(i64 %.280, i64 %.284, i64 %.288, i64 %.292, i64 %.35, i64 0)
+  %sunkaddr34 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr35 = getelementptr i8, ptr %sunkaddr34, i64 32
+  %.299 = load i64, ptr %sunkaddr35, align 8
+  %sunkaddr36 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr37 = getelementptr i8, ptr %sunkaddr36, i64 120
+  %.303 = load i64, ptr %sunkaddr37, align 8
+  %.306 = inttoptr i64 %.299 to ptr
+  tail call void %.306(i64 %.303, i64 %.14, i64 %.35, i64 0, i64 0, i64 0)
+  %sunkaddr38 = inttoptr i64 %.14 to ptr
+  %sunkaddr39 = getelementptr i8, ptr %sunkaddr38, i64 8
+  %.311 = load i64, ptr %sunkaddr39, align 8
+  %.312.not = icmp eq i64 %.311, 0
+  br i1 %.312.not, label %B1702.endif, label %common.ret
+
+B1782:                                            ; preds = %B1782.preheader, %B1782
+  %lsr.iv1 = phi i64 [ %.335, %B1782.preheader ], [ %lsr.iv.next2, %B1782 ]
+  %lsr.iv = phi i64 [ 0, %B1782.preheader ], [ %lsr.iv.next, %B1782 ]
+  %sunkaddr40 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr41 = getelementptr i8, ptr %sunkaddr40, i64 128
+  %.456 = load i64, ptr %sunkaddr41, align 8
+  %1 = add i64 %lsr.iv, %.456
+  %sunkaddr42 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr43 = getelementptr i8, ptr %sunkaddr42, i64 40
+  %.462 = load i64, ptr %sunkaddr43, align 8
+  %.463 = inttoptr i64 %1 to ptr
+  %.465 = load i64, ptr %.463, align 8
+  %.467 = getelementptr i8, ptr %.463, i64 8
+  %.468 = load i64, ptr %.467, align 8
+  %.470 = getelementptr i8, ptr %.463, i64 16
+  %.471 = load i64, ptr %.470, align 8
+  %.472 = inttoptr i64 %.462 to ptr
+  tail call void %.472(i64 %.465, i64 %.468, i64 %.471, i64 0, i64 0, i64 0)
+  %lsr.iv.next = add nuw i64 %lsr.iv, 40
+  %lsr.iv.next2 = add i64 %lsr.iv1, -1
+  %exitcond.not = icmp eq i64 %lsr.iv.next2, 0
+  br i1 %exitcond.not, label %B2044, label %B1782
+
+B2044:                                            ; preds = %B1702.endif, %B1782
+  %sunkaddr44 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr45 = getelementptr i8, ptr %sunkaddr44, i64 160
+  store i64 %.141, ptr %sunkaddr45, align 8
+  %exitcond183.not = icmp eq i64 %.141, %.45
+  br i1 %exitcond183.not, label %common.ret, label %B346
+
+B1702.endif:                                      ; preds = %B1176
+  %sunkaddr46 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr47 = getelementptr i8, ptr %sunkaddr46, i64 136
+  %.335 = load i64, ptr %sunkaddr47, align 8
+  %.415154.not = icmp slt i64 %.335, 1
+  br i1 %.415154.not, label %B2044, label %B1782.preheader
+
+B1782.preheader:                                  ; preds = %B1702.endif
+  br label %B1782
+}
+
+define void @jitgrad_run_steps(i64 %call) {
+  %result = alloca ptr
+  %exception = alloca ptr
+  call i32 @run_steps(ptr %result, ptr %exception, i64 %call)
+  ret void
+}
+
 declare i64 @llvm.smin.i64(i64, i64)

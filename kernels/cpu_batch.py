@@ -193,4 +193,35 @@ def run_tape(call: int) -> None:
                 waiting = 0
 
 
-SHELLS = (run_body, run_tape)
+def run_steps(steps: int) -> None:
+    """Training: for each step the loss and gradient of a batch, then the optimizer's update of the parameters.
+
+    STATUS is (the step's loss, why to stop): the step of a loss or of parameters that are not finite, or of examples
+    that failed a check, changes nothing, and DONE says how many steps there were before it.
+    """
+    call, status, sums = word(steps, place.CALL), word(steps, place.STATUS), word(steps, place.STEP_SUMS)
+    sum_count, parameters = word(call, place.SUM_COUNT), word(steps, place.PARAMETERS)
+    for s in range(word(steps, place.STEP_COUNT)):
+        line = word(steps, place.STEP_LINES) + place.LINE * s
+        first, last = word(line, 0), word(line, 1)
+        put(call, place.FIRST_CHUNK, first)
+        put(call, place.LAST_CHUNK, last)
+        put(call, place.TILE, word(line, 2))
+        put(call, place.SUMS, sums - 8 * first * sum_count)
+        run(word(steps, place.RUN), call, 0, 0, 0, 0, 0)
+        run(word(steps, place.SETTLE), sums, last - first, sum_count, word(line, 3), status, word(steps, place.GRADIENT))
+        put(word(steps, place.LOSSES), s, word(status, 0))
+        if word(status, 1) != 0:
+            return
+        run(word(steps, place.UPDATE), word(steps, place.SCALARS) + s * word(steps, place.SCALAR_BYTES),
+            word(steps, place.INPUTS), word(steps, place.OUTPUTS), word(call, place.PARTIAL), parameters, 0)
+        run(word(steps, place.FINITE), word(steps, place.NEW), status, parameters, 0, 0, 0)
+        if word(status, 1) != 0:
+            return
+        for c in range(word(steps, place.COPY_COUNT)):
+            copy = word(steps, place.COPIES) + place.LINE * c
+            run(word(steps, place.COPY), word(copy, 0), word(copy, 1), word(copy, 2), 0, 0, 0)
+        put(steps, place.DONE, s + 1)
+
+
+SHELLS = (run_body, run_tape, run_steps)

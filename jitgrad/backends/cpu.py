@@ -92,7 +92,7 @@ def _moves(columns: Sequence[tuple[int, int, int, int]], lanes: int, itemsize: i
     return lines(found)
 
 
-class _Workspace:
+class Workspace:
     """A thread's own table and memory for a kernel's calls, kept from call to call."""
 
     def __init__(self, kernel: CpuKernel):
@@ -147,6 +147,7 @@ class CpuKernel:
         self.moved, self.written, self.sums = len(columns), sum(widths), len(program.reduced_rows)
         out_rows = range(self.moved, self.moved + self.written) if self.tables is None else self.tables.out_rows
         elements = [(k, element * itemsize, width) for k, width in enumerate(widths) for element in range(width)]
+        self.column_arrays = [array for array, *_ in columns]           # which batched leaf each column is of
         self._moves = _moves(columns, self.plan.lanes, itemsize)
         self._outs = lines((*element, row) for element, row in zip(elements, out_rows, strict=True))
         self._local = threading.local()
@@ -199,14 +200,19 @@ class CpuKernel:
         for at, part in parts.items():
             table[at], table[at + 1] = address(part), len(part)         # every table is followed by its length
 
+    @property
+    def shell_name(self) -> str:
+        """The shell that runs this program."""
+        return "run_body" if self.tables is None else "run_tape"
+
     @cached_property
     def _shell(self) -> Callable[[int], None]:
-        return shell("run_body" if self.tables is None else "run_tape")
+        return shell(self.shell_name)
 
-    def _workspace(self) -> _Workspace:
-        found: _Workspace | None = getattr(self._local, "workspace", None)
+    def _workspace(self) -> Workspace:
+        found: Workspace | None = getattr(self._local, "workspace", None)
         if found is None:
-            found = self._local.workspace = _Workspace(self)
+            found = self._local.workspace = Workspace(self)
         return found
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
@@ -233,7 +239,7 @@ class CpuKernel:
         return [memory.empty((n, width), self.program.dtype) if ready is None else ready
                 for ready, width in zip(given, self._widths, strict=True)]
 
-    def _run(self, own: _Workspace | None, call: _CallTable, lo: int, hi: int, sums: int) -> None:
+    def _run(self, own: Workspace | None, call: _CallTable, lo: int, hi: int, sums: int) -> None:
         """Chunks lo to hi, on this thread."""
         own = own or self._workspace()
         table = own.table

@@ -94,8 +94,13 @@ def _shells() -> Native:
     return Native(Path(place.__file__).with_name("cpu_batch.ll").read_text())
 
 
+def entry(name: str) -> int:
+    """Where a shell of kernels/cpu_batch.py begins."""
+    return _shells().address(f"jitgrad_{name}")
+
+
 @functools.cache
 def shell(name: str) -> Callable[[int], None]:
     """A shell of kernels/cpu_batch.py, as a function of its table's address. It lets other threads of Python run."""
-    made: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_int64)(_shells().address(f"jitgrad_{name}"))
+    made: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_int64)(entry(name))
     return made

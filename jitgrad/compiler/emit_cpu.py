@@ -15,7 +15,7 @@ from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows,
 from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.program import Program
 from jitgrad.compiler.tape import Tape
-from jitgrad.kernels import dense, moves, vector_math
+from jitgrad.kernels import dense, moves, steps, vector_math
 
 
 class _TileSink:
@@ -139,5 +139,13 @@ def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
     dense.outer(module, dtype, lanes, "jitgrad_outer_block", dense.ROWS)
     dense.sum_rows(module, dtype, lanes, "jitgrad_sum_rows")
     for kernel in (moves.fill, moves.pick, moves.sum_lists, moves.takes):
+        kernel(module, dtype, lanes)
+    return module
+
+
+def training(dtype: np.dtype[Any], lanes: int) -> ir.Module:
+    """What the shell of training steps calls besides, for all programs of a dtype."""
+    module = ir.Module("jitgrad")
+    for kernel in (steps.settle, steps.finite, steps.copy):
         kernel(module, dtype, lanes)
     return module
