@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import backends, errors
+from jitgrad.compiler import schedule
 from jitgrad.compiler.flat import Flat, Ints, codes, offsets, simplified
 from jitgrad.compiler.graph import OPS, Op, bits
-from jitgrad.compiler.program import FlatProgram, Leaf
+from jitgrad.compiler.program import FlatProgram, Leaf, Program
 from jitgrad.lowered import Lowered
 from jitgrad.value import Traced, Value
 
@@ -112,7 +113,7 @@ class ValueProgram:
 
     def _read(self) -> Array:
         numbers = self._numbers.copy()
-        self._pack(numbers, 0, *[v.data for v in self._read_in_order])      # half the time of an assignment by NumPy
+        self._pack(numbers.data, 0, *[v.data for v in self._read_in_order])      # half the time of an assignment by NumPy
         return numbers if self.dtype == np.float64 else numbers.astype(self.dtype)
 
     def _set(self, values: list[float]) -> Any:
@@ -155,7 +156,12 @@ class ValueProgram:
         return Lowered(self._backward.program, self._device, self._backward)
 
     def summary(self) -> str:
-        """What became of the expression: Values, nodes, instructions and their kinds."""
+        """What became of the expression, as text.
+
+        Values, instructions and their kinds; batch axes, which are summands that are the same expression of different
+        leaves; dense blocks (sums × elements, over sums side by side); how many operations run over runs of rows, which
+        have operands that must be gathered, and which are done one by one since fewer than a vector of them are alike.
+        """
         tape, _ = self._forward.program.rolled
         both, _ = self._backward.program.rolled
         kinds: dict[str, int] = {}
@@ -166,7 +172,37 @@ class ValueProgram:
             f"{self.values - len(self._numbers):,} operations",
             f"rolled into {len(tape.instructions)} instructions over {tape.size:,} rows; with the gradient "
             f"{len(both.instructions)} over {both.size:,}",
-            "instructions: " + ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))])
+            "instructions: " + ", ".join(f"{count} {name}" for name, count in sorted(kinds.items())),
+            *_found(self._backward.program, len(self.leaves))])
+
+
+def _found(program: Program, leaves: int) -> list[str]:
+    """What tabulating the rows of a program found: its axes, dense blocks, and how its operations run."""
+    from jitgrad.compiler.rows import tabulate_rows
+
+    tape, _ = program.rolled
+    tables = tabulate_rows(tape, program.reduced_rows, schedule.VECTOR_BYTES // program.dtype.itemsize)
+    own = np.array(tape.inputs, np.int64) < leaves
+    member = tables.axes.member[:len(tape.inputs)]
+    axes: dict[str, int] = {}
+    for group in np.flatnonzero(np.bincount(tables.axes.group[member[member > 0]])).tolist():
+        here = (member > 0) & (tables.axes.group[member] == group)
+        count = np.count_nonzero(np.bincount(member[here]))
+        axis = (f"batch axis: {count:,} alike summands, each with {(here & own).sum() // count:,} leaves and "
+                f"{(here & ~own).sum() // count:,} constants of its own")
+        axes[axis] = axes.get(axis, 0) + 1
+    lines = [axis if many == 1 else f"{axis}, {many} times" for axis, many in axes.items()]
+    if lines:
+        lines.append(f"shared: {((member == 0) & own).sum():,} leaves and {((member == 0) & ~own).sum():,} constants")
+    blocks = sorted(tables.dense.items(), key=lambda item: -int(np.prod(item[0])) * item[1])
+    if blocks:
+        lines.append("dense blocks: " + ", ".join(f"{many} of {rows} × {length} over {over}" if many > 1 else
+                                                  f"{rows} × {length} over {over}"
+                                                  for (rows, length, over), many in blocks[:8])
+                     + (f" and {len(blocks) - 8} smaller kinds" if len(blocks) > 8 else ""))
+    lines.append(f"operations: {tables.work['runs']:,} over runs, {tables.work['gathered']:,} with gathered operands, "
+                 f"{tables.work['one by one']:,} one by one, fewer than a vector of them being alike")
+    return lines
 
 
 class _Walk:
@@ -174,7 +210,8 @@ class _Walk:
 
     def __init__(self, roots: Sequence[Value]):
         self.roots = roots
-        self.nodes = nodes = _in_order(roots)
+        self.number = _in_order(roots)
+        self.nodes = nodes = list(self.number)
         own = set(map(attrgetter("_backward"), nodes)) - {None}
         if own:
             v = next(v for v in nodes if v._backward is not None)
@@ -196,11 +233,10 @@ class _Walk:
     def flat(self, order: npt.NDArray[np.intp]) -> Flat:
         """The expression, leaf order[k] having slot k. Outputs: no failure (0.0), the sum of several roots, the roots."""
         nodes, total = self.nodes, len(self.nodes)
-        index = dict(zip(nodes, range(total), strict=True))
         args = list(map(attrgetter("_args"), nodes))
         counts = np.fromiter(map(len, args), np.int32, total)
         listed = list(chain.from_iterable(args))
-        operands = np.fromiter(map(index.get, listed, repeat(-1)), np.int32, len(listed))
+        operands = np.fromiter(map(self.number.get, listed, repeat(-1)), np.int32, len(listed))
         numbers: dict[tuple[bytes, bool], int] = {}
         for at in np.flatnonzero(operands < 0).tolist():
             number = listed[at]
@@ -211,7 +247,7 @@ class _Walk:
             operands = operands[np.repeat(made, counts)]
             counts[~made] = 0
         # Behind the Values: plain numbers among operands, the 0.0 that says nothing failed, and the sum of the roots.
-        roots = [index[root] for root in self.roots]
+        roots = [self.number[root] for root in self.roots]
         zero = total + len(numbers)
         sums = [(roots[0] if k == 1 else zero + k - 1, root) for k, root in enumerate(roots)][1:]
         ops, code = codes([*self.ops, OPS["add"]])
@@ -230,15 +266,15 @@ class _Walk:
         return Flat(ops, whole, start, operands, payload, boolean, np.array(outputs, np.int32))
 
 
-def _in_order(roots: Sequence[Value]) -> list[Value]:
-    """Every Value below the roots, as a reader meets them: a Value, then its operands from the left."""
-    found: list[Value] = []
-    seen: set[Value] = set()
+def _in_order(roots: Sequence[Value]) -> dict[Value, int]:
+    """Every Value below the roots, numbered as a reader meets them: a Value, then its operands from the left."""
+    number: dict[Value, int] = {}
+    count = 0
     stack: list[Any] = list(reversed(roots))
-    take, push, see, keep = stack.pop, stack.extend, seen.add, found.append
+    take, push = stack.pop, stack.extend
     while stack:
         v = take()
-        if v in seen:
+        if v in number:
             continue
         try:
             args = v._args
@@ -246,10 +282,11 @@ def _in_order(roots: Sequence[Value]) -> list[Value]:
             if isinstance(v, Value):
                 raise
             continue                                            # a plain number, in x**2 for example
-        see(v)
-        keep(v)
-        push(args[::-1])
-    return found
+        number[v] = count
+        count += 1
+        if args:
+            push(args[::-1])
+    return number
 
 
 def _spread_conditions(choices: npt.NDArray[np.bool_], start: Ints, operands: Ints, boolean: npt.NDArray[np.bool_]) -> None:

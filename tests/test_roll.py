@@ -13,9 +13,9 @@ import pytest
 from referees import BACKENDS, FLOAT64, OURS, assert_close, assert_same_bits, forced
 
 import jitgrad as jg
+from jitgrad.compiler.flat import flatten
 from jitgrad.compiler.graph import Graph, Node
 from jitgrad.compiler.ops import OPS
-from jitgrad.compiler.flat import flatten
 from jitgrad.compiler.roll import roll
 from jitgrad.compiler.simplify import rewrite
 from jitgrad.compiler.tape import Tape

@@ -77,8 +77,9 @@ class _Call(threading.local):
             self.v[place:place + count] = value
         self.shared, self.found = np.zeros(kernel.program.shared_size, dtype), np.zeros(len(t.results))
         self.table = np.zeros(rows.RESULT_COUNT + 1, np.int64)
-        for word, array in ((rows.V, self.v), (rows.SHARED, self.shared), (rows.FOUND, self.found), (rows.INPUTS, kernel.inputs), (rows.LINES, t.lines),
-                            (rows.OPERANDS, t.operands), (rows.RESULTS, t.results)):
+        arrays = {rows.V: self.v, rows.SHARED: self.shared, rows.FOUND: self.found, rows.INPUTS: kernel.inputs,
+                  rows.LINES: t.lines, rows.OPERANDS: t.operands, rows.RESULTS: t.results}
+        for word, array in arrays.items():
             self.table[word] = array.ctypes.data
         self.table[[rows.INPUT_COUNT, rows.LINE_COUNT, rows.RESULT_COUNT]] = len(kernel.inputs), len(t.lines), len(t.results)
         self.address = self.table.ctypes.data

@@ -91,7 +91,8 @@ def _hand_down(tape: Tape, instructions: list[Instruction], roots: Rows, hashes:
             handed = np.repeat(mine, counts)
             if i.op is OPS["sum"]:
                 outer = np.flatnonzero(np.repeat((mine == 0) & (most[i.lo:i.hi] >= 0) & (counts >= SHORTEST), counts))
-                kind = hashes[i.segments.elements[outer]] ^ _mixed(np.repeat(np.arange(i.lo, i.hi), counts)[outer].astype(np.uint64))
+                sums = np.repeat(np.arange(i.lo, i.hi, dtype=np.uint64), counts)[outer]
+                kind = hashes[i.segments.elements[outer]] ^ _mixed(sums)
                 which = _classes(kind)
                 alike = np.bincount(which)[which] >= SHORTEST
                 handed[outer[alike]] = np.arange(made, made + alike.sum())

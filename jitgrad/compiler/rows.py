@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ class RowTables:
     """What the machine reads, and what was found on the way.
 
     inputs: of each place from 0 on, which input of the tape lies there; constants: (first place, how many, the number);
-    work: how many numbers lines of each kind compute or move, elements of a sum counting one each.
+    work: how many operations run over "runs", have "gathered" operands, or are done "one by one", since an instruction has
+    fewer than a vector of them; dense: (runs of sums, elements of a sum, sums in a run) -> how many such blocks.
     """
 
     size: int
@@ -42,8 +43,8 @@ class RowTables:
     operands: Rows
     results: npt.NDArray[np.int64]
     axes: Axes
-    work: Counter[int] = field(default_factory=Counter)
-    dense: Counter[tuple[int, int]] = field(default_factory=Counter)        # (elements, rows side by side) -> sums
+    work: Counter[str]
+    dense: Counter[tuple[int, int, int]]
 
 
 def tabulate_rows(tape: Tape, results: Rows, lanes: int) -> RowTables:
@@ -57,8 +58,8 @@ class _Tabulation:
         self.lines: list[tuple[int, ...]] = []
         self.parts: list[Rows] = []
         self.length = 0
-        self.work: Counter[int] = Counter()
-        self.dense: Counter[tuple[int, int]] = Counter()
+        self.work: Counter[str] = Counter()
+        self.dense: Counter[tuple[int, int, int]] = Counter()
         self.exact = len(tape.instructions) if tape.derivatives is None else tape.derivatives
         # The two factors of each row: of an absorbed product its own, of any other itself and the number 1, beyond the tape.
         self.one = tape.size
@@ -176,7 +177,10 @@ class _Tabulation:
 
     def _line(self, kind: int, out: int, n: int, a: int, b: int = 0, c: int = 0) -> None:
         self.lines.append((kind, out, n, a, b, c))
-        self.work[kind] += n * b if kind in (DOT, PAIR, LISTS, FEW, REDUCE) else n
+        if kind in (DOT, PAIR, REDUCE, LISTS, FEW):
+            self.work["gathered" if kind == LISTS else "one by one" if kind == FEW else "runs"] += n * b
+        elif kind == TAKE:
+            self.work["one by one"] += n
 
     def _padded(self, places: Rows) -> Rows:
         """Filled up to whole vectors along the last axis, with the last place."""
@@ -194,26 +198,34 @@ class _Tabulation:
             places.sort(key=lambda p: -_distinct(p))
             order = np.lexsort(places) if len(rest) else np.zeros(0, np.intp)
             kept = np.concatenate((of_axis[self._along_axes((of_axis + i.lo).astype(np.int32))], rest[order]))
-        operands = [self._operand(a[kept], scratch) for a, scratch in zip(i.args, self.scratch, strict=False)]
-        self._line(CODE[i.op], self._place(kept + i.lo), len(kept), *operands)
+        brought = [self._operand(a[kept], scratch) for a, scratch in zip(i.args, self.scratch, strict=False)]
+        gathered = max(many for _, many in brought)
+        self._line(CODE[i.op], self._place(kept + i.lo), len(kept), *(place for place, _ in brought))
+        if len(kept) < self.lanes:
+            self.work["one by one"] += len(kept)
+        else:
+            self.work["gathered"] += gathered
+            self.work["runs"] += len(kept) - gathered
 
-    def _operand(self, rows: Rows, scratch: int) -> int:
-        """Where an operand's numbers lie side by side; brought together in `scratch` if they do not."""
+    def _operand(self, rows: Rows, scratch: int) -> tuple[int, int]:
+        """Where an operand's numbers lie side by side, brought together in `scratch` if need be; how many were gathered."""
         places = self.place[rows]
         steps = np.diff(places)
         if (steps == 1).all():
-            return int(places[0])
+            return int(places[0]), 0
         row = int(rows[0])
         if row in self.tape.constants and (rows == row).all():
             if row not in self.runs:
                 self.runs[row] = self._constant(self.tape.constants[row], self.widest)
-            return self.runs[row]
+            return self.runs[row], 0
+        gathered = 0
         for lo, hi, step in _stretches(np.where((steps == 0) | (steps == 1), steps, -1), self.lanes):
             if step < 0:
+                gathered += hi - lo
                 self._line(GATHER, scratch + lo, hi - lo, self._put(self._padded(places[lo:hi])))
             else:
                 self._line(COPY if step else FILL, scratch + lo, hi - lo, int(places[lo]))
-        return scratch
+        return scratch, gathered
 
     def _sums(self, i: Instruction, lists: Segments, free: bool) -> None:
         for those, elements in self._alike(i, lists):
@@ -235,7 +247,7 @@ class _Tabulation:
 
     def _sum_lines(self, runs: _Runs, out: int, free: bool) -> None:
         """Row by row in the order of their places, since a vector may reach beyond its rows: all of a run, then the next."""
-        length = runs.places.shape[1]
+        length, blocks = runs.places.shape[1], Counter[tuple[int, int]]()
         for lo, hi, run in runs.stretches:
             done = 0
             for first, last, kind in runs.elements(lo) if run >= 0 else [(0, length, LISTS)]:
@@ -246,11 +258,12 @@ class _Tabulation:
                     at = self._put(*runs.bases(here, kind))
                     self._line(kind, out + lo, hi - lo, at, last - first, done)
                     if kind == DOT:
-                        self.dense[last - first, hi - lo] += 1
+                        blocks[last - first, hi - lo] += 1
                 done = 1
+        self.dense.update((count, *block) for block, count in blocks.items())
 
     def _rest(self, places: Rows, out: int, free: bool, done: int) -> None:
-        """Sums whose factors are no runs of rows: dot products of runs within each list where the order is free, or gathered."""
+        """Sums whose factors are no runs of rows: runs within each list, where its order is free; the rest is gathered."""
         _, length, n = places.shape
         steps, ones = np.diff(places, axis=1), places == self.ones
         fine = (ones[:, 1:] & ones[:, :-1]) | (steps == 1)
