@@ -1,4 +1,4 @@
-"""micrograd's two-moons demo. The import is changed; the one line that is new is marked.
+"""micrograd's two-moons demo. The import is changed; one line is new, and another stands where two stood: both are marked.
 
 python examples/micrograd_moons.py [EXAMPLES] [STEPS]
 """

@@ -3,7 +3,7 @@
 The loss is written for ONE name: loops over letters, layers and heads, NumPy arrays of scalars, causal attention as a
 list that grows by one letter a step. Names are padded to one length; a mask keeps what is padded out of the loss.
 
-python examples/scalar_transformer.py [--steps 600] [--batch 64] [--layers 1] [--heads 4] [--width 16] [--float64]
+python examples/scalar_transformer.py [--steps 400] [--batch 64] [--layers 1] [--heads 4] [--width 16] [--float64]
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 import jitgrad as jg
 
 parser = argparse.ArgumentParser(description="A character-level transformer, trained on names.")
-for name, default in {"steps": 600, "batch": 64, "layers": 1, "heads": 4, "width": 16}.items():
+for name, default in {"steps": 400, "batch": 64, "layers": 1, "heads": 4, "width": 16}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
 parser.add_argument("--float64", action="store_true", help="compute in float64 instead of float32")
 options = parser.parse_args()
@@ -85,7 +85,7 @@ def loss(params, name, length):                             # ONE name, the mean
 
 step = jg.value_and_grad(loss)
 measure = jg.jit(loss)
-optimizer = jg.optim.adam(0.01, b2=0.99)
+optimizer = jg.optim.adamw(0.005, b2=0.99, weight_decay=0.3)
 state = optimizer.init(params)
 
 started = time.perf_counter()
@@ -97,7 +97,7 @@ for k in range(options.steps):
     if k == 0:
         first, compiled = value, time.perf_counter()
         print(f"first step, recorded and compiled: {compiled - started:.2f} s")
-    if k % 100 == 0 or k == options.steps - 1:
+    if k % 50 == 0 or k == options.steps - 1:
         print(f"step {k:>4}  loss {value:.3f}")
 if options.steps > 1:
     print(f"{(time.perf_counter() - compiled) / (options.steps - 1) * 1e3:.2f} ms a step of {options.batch} names")
@@ -113,4 +113,6 @@ for k in range(longest):
     cumulative = np.cumsum(odds / odds.sum(axis=1, keepdims=True), axis=1)
     chosen = (rng.random((16, 1)) > cumulative[:, :-1]).sum(axis=1)
     written[:, k + 1] = np.where((written[:, k] == 0) & (k > 0), 0, chosen)
-print("new names:", " ".join("".join(alphabet[t] for t in row if t) for row in written))
+drawn = ["".join(alphabet[t] for t in row if t) for row in written]
+print("new names:", " ".join(name for name in drawn if name not in names))
+print("known names:", " ".join(name for name in drawn if name in names))

@@ -29,9 +29,11 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXAMPLES = {
     "closed_over_model.py": ["200"],
     "curve_per_pixel.py": ["50"],
+    "digits_classifier.py": ["8", "16"],
     "logistic_regression.py": ["2000"],
     "micrograd_moons.py": ["20", "20"],
     "next_letter.py": ["10"],
+    "scalar_transformer.py": ["--steps", "3", "--batch", "8", "--width", "8", "--heads", "2"],
 }
 
 
