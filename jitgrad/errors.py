@@ -81,7 +81,8 @@ class Location:
         return f"{os.path.basename(self.filename)}:{self.line}:  {text}"
 
 
-def _is_internal(filename: str) -> bool:
+def is_internal(filename: str) -> bool:
+    """Whether a file belongs to jitgrad or NumPy."""
     known = _INTERNAL.get(filename)
     if known is None:
         path = os.path.abspath(filename)
@@ -95,7 +96,7 @@ def user_location() -> Location | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if not _is_internal(code.co_filename):
+        if not is_internal(code.co_filename):
             return Location(code, frame.f_lasti)
         frame = frame.f_back
     return None

@@ -22,11 +22,13 @@ _LOCK = threading.RLock()                   # LLVM's global state is not thread-
 
 @functools.cache
 def _machine() -> Any:
+    return _new_machine()
+
+
+@functools.cache
+def _initialise() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
-                                        codemodel="jitdefault", jit=True)
 
 
 @functools.cache
@@ -77,6 +79,7 @@ class Native:
 
 def _new_machine() -> Any:
     # MCJIT takes ownership of the machine it is given.
+    _initialise()
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
                                         codemodel="jitdefault", jit=True)
