@@ -12,10 +12,12 @@ through, the other entries, but no ledger that it does not depend on.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 from weakref import WeakSet, ref
@@ -54,8 +56,8 @@ class Ledger:
     of an operation's operands; `places` and `imports` say which entries are the user's leaves and other ledgers' Values.
     """
 
-    __slots__ = ("__weakref__", "_next", "_serial", "assigned", "closed", "data", "grads", "handmade", "ids", "imports", "left", "ops", "own", "places", "reads",
-                 "right", "third", "touched", "values")
+    __slots__ = ("__weakref__", "_next", "_serial", "assigned", "closed", "data", "grads", "handmade", "ids", "imports",
+                 "left", "ops", "own", "places", "reads", "right", "third", "touched", "values")
 
     def __init__(self) -> None:
         if not _INDICES:
@@ -78,12 +80,13 @@ class Ledger:
         self.reads: dict[tuple[int, int], Any] = {}    # (entry, entries then) → code object and instruction
         self.assigned: set[int] = set()
         self._next: Any = None
-        self.ids = iter(_INDICES)
+        self.ids: Any = iter(_INDICES)
 
     # Writing.
 
     def draw(self) -> int:
         """A new entry's index; raises Full."""
+        i: int
         for i in self.ids:
             if i >= len(self.right):
                 self._grow(i)
@@ -95,8 +98,10 @@ class Ledger:
         with _LOCK:
             while i >= len(self.right):
                 more = len(self.right)
-                for entries, blank in ((self.data, None), (self.ops, GIVEN), (self.left, 0), (self.right, 0)):
-                    entries.extend([blank] * more)  # type: ignore[attr-defined]
+                self.data.extend([None] * more)
+                self.ops.extend([GIVEN] * more)
+                self.left.extend([0] * more)
+                self.right.extend([0] * more)
 
     def given(self, number: Any) -> int:
         """A new entry that is a number."""
@@ -117,21 +122,29 @@ class Ledger:
             raise Full
         if leaf._args:
             self.handmade.append(leaf)
-        return self.places.setdefault(leaf, self.given(leaf.data))  # type: ignore[no-any-return]
+        return self.places.setdefault(leaf, self.given(leaf.data))
+
+    def imported(self, v: Any) -> int:
+        """The entry of another ledger's Value, made if need be."""
+        i = self.imports.get(v)
+        return self.imports.setdefault(v, self.given(v._number())) if i is None else i
 
     def enter(self, code: int, number: Any, operands: Iterable[int]) -> int:
         """A new entry that is an operation's result."""
         i = self.draw()
         self.data[i] = number
-        for place, entries in zip(operands, (self.left, self.right, self.third), strict=False):
-            entries[i] = place  # type: ignore[index]
+        for place, entries in zip(operands, self._columns(), strict=False):
+            entries[i] = place
         self.ops[i] = code
         return i
+
+    def _columns(self) -> tuple[Any, Any, Any]:
+        return self.left, self.right, self.third
 
     def close(self) -> None:
         """Take no more entries."""
         self.closed = True
-        self.ids = iter(())  # type: ignore[assignment]
+        self.ids = iter(())
 
     # What the user's program does to a computed Value.
 
@@ -307,6 +320,91 @@ class Ledger:
         later = self.grads[top + 1:] if self.touched else ()
         self.grads = [*grads, *later] if any(g is not None for g in later) else grads
         return reached
+
+
+_youngest: Callable[[], Ledger | None] = lambda: None  # noqa: E731
+
+
+def current() -> Ledger:
+    """The ledger for arithmetic on leaves alone."""
+    global _youngest
+    ledger = _youngest()
+    if ledger is None or ledger.closed:
+        ledger = Ledger()
+        _youngest = ref(ledger)
+    return ledger
+
+
+def hand_down(root: Any) -> None:
+    """Carry the gradient of a root Value, 1, down to the leaves: ledgers and Values made by hand, the youngest first."""
+    waiting: dict[int, tuple[Any, set[int]]] = {}
+    order: list[int] = []
+
+    def reach(v: Any) -> None:
+        holder, entry = v._place()
+        place = -holder._serial
+        if place == 0:                       # a leaf, which hands nothing on; of those with a `_backward` each is its own
+            if v._own is None:
+                return
+            place = id(v)
+        if place not in waiting:
+            heappush(order, place)
+            waiting[place] = holder, set()
+        waiting[place][1].add(entry)
+
+    holder, entry = root._place()
+    if holder is root:
+        root.grad = 1
+    else:
+        holder.set_grad(entry, 1)
+    reach(root)
+    while order:
+        holder, entries = waiting.pop(heappop(order))
+        if isinstance(holder, Ledger):
+            onwards = holder.sweep(entries)
+        else:
+            if holder._own is not None:
+                holder._own()
+            onwards = holder._prev
+        for v in onwards:
+            reach(v)
+
+
+def know_values(ledgers: Iterable[Ledger], kind: Any) -> None:
+    """Let each ledger know the Values of class `kind` that stand for its entries: to say what a Value is made from.
+
+    A ledger keeps no list of them, or they could not die; the garbage collector has one.
+    """
+    fresh = [ledger for ledger in ledgers if ledger.values is None]
+    for ledger in fresh:
+        ledger.close()
+        ledger.values = {i: v for v, i in (*ledger.places.items(), *ledger.imports.items())}
+    for v in gc.get_referrers(*fresh) if fresh else ():
+        if v.__class__ is kind:
+            ledger, i = v._place()
+            ledger.values.setdefault(i, v)
+
+
+def topological(roots: Sequence[Any]) -> list[Any]:
+    """Every Value that the roots depend on, themselves included, operands first. An explicit stack: any depth."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, Any]] = []
+    for root in roots:
+        if id(root) not in seen:
+            seen.add(id(root))
+            stack.append((root, iter(root._args)))
+        while stack:
+            v, rest = stack[-1]
+            for a in rest:
+                if hasattr(a.__class__, "_args") and id(a) not in seen:
+                    seen.add(id(a))
+                    stack.append((a, iter(a._args)))
+                    break
+            else:
+                order.append(v)
+                stack.pop()
+    return order
 
 
 def successor(holder: Any) -> Ledger:

@@ -11,21 +11,32 @@ beside one; everything else takes the general way, `apply`.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heappop, heappush
 from typing import Any
-from weakref import ref
 
 import numpy as np
 
-from jitgrad import errors
+from jitgrad import errors, operators
 from jitgrad.compiler.graph import OPS, Node, Number, Op
-from jitgrad.ledger import ADD, BY_CODE, CODE, GIVEN, HOOKED, MUL, SERIALS, Full, Ledger, successor
+from jitgrad.ledger import (
+    ADD,
+    BY_CODE,
+    CODE,
+    GIVEN,
+    HOOKED,
+    MUL,
+    SERIALS,
+    Full,
+    Ledger,
+    current,
+    hand_down,
+    know_values,
+    successor,
+    topological,
+)
 from jitgrad.rules import derivative as derivative
 from jitgrad.rules import reference as reference
-
 
 _ADD, _MUL, _POW = OPS["add"], OPS["mul"], OPS["pow"]
 _POW_CODE, _power = CODE[_POW], reference(_POW)
@@ -109,6 +120,14 @@ class Value:
         """The number, where no decision of the user's depends on it."""
         return self.data
 
+    def _set_number(self, number: Any) -> None:
+        """Put a number that a program has computed anew."""
+        self.data = number
+
+    def _place(self) -> tuple[Any, int]:
+        """What hands this Value's gradient on, and the entry there; itself, if it is no entry."""
+        return self, 0
+
     # Arithmetic, as micrograd decomposes it.
 
     def __add__(self, other: Any) -> Any:
@@ -175,7 +194,7 @@ class Value:
 
     def backward(self) -> None:
         """Add d(self)/d(v) to v.grad for every Value v this one depends on, starting from self.grad = 1."""
-        _hand_down(self)
+        hand_down(self)
 
     def _topological(self) -> list[Value]:
         """Every Value below this one, operands first."""
@@ -192,7 +211,7 @@ class Computed(Value):
 
     _ledger: Ledger
     _index: int
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__ = object.__init__
 
     @property
     def data(self) -> Any:
@@ -207,6 +226,12 @@ class Computed(Value):
     def _number(self) -> Any:
         return self._ledger.data[self._index]
 
+    def _set_number(self, number: Any) -> None:
+        self._ledger.data[self._index] = number
+
+    def _place(self) -> tuple[Ledger, int]:
+        return self._ledger, self._index
+
     @property
     def grad(self) -> Any:
         return self._ledger.grad(self._index)
@@ -217,18 +242,36 @@ class Computed(Value):
         self._ledger.touched = True
 
     @property
-    def _rule(self) -> Op:
+    def _rule(self) -> Op:  # type: ignore[override]
         return self._ledger.rule(self._index)
 
     @property
-    def _op(self) -> str:
+    def _op(self) -> str:  # type: ignore[override]
         rule = self._rule
         power = self._args[1] if rule is OPS["pow"] else None
         return rule.symbol if power is None or isinstance(power, Value) else f"**{power}"
 
     @property
-    def _args(self) -> tuple[Any, ...]:
-        return _operands(self)
+    def _args(self) -> tuple[Any, ...]:  # type: ignore[override]
+        ledger, rule = self._ledger, self._rule
+        shown = rule in (_ADD, _MUL)     # micrograd makes a leaf of a number beside + and *, and so a node of its graph
+        know_values([ledger], Computed)
+        return tuple(self._operand(ledger, i, shown) for i in ledger.operands(self._index))
+
+    @staticmethod
+    def _operand(ledger: Ledger, i: int, shown: bool) -> Any:
+        """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
+        values: dict[int, Any] = ledger.values or {}
+        v = values.get(i)
+        if v is None and ledger.ops[i] == GIVEN:
+            if not shown:
+                return ledger.data[i]
+            v = Value(ledger.data[i])
+            v._rule = OPS["constant"]
+        elif v is None:
+            v = Computed()
+            v._ledger, v._index = ledger, i
+        return values.setdefault(i, v)
 
     @property
     def _backward(self) -> Callable[[], None] | None:
@@ -243,7 +286,7 @@ class Computed(Value):
         return bool(self.data) if self._rule.result == "bool" else True
 
     def __pow__(self, other: Any) -> Any:
-        if other.__class__ is not int and other.__class__ is not float or _recordings:
+        if _recordings or (other.__class__ is not int and other.__class__ is not float):
             return Value.__pow__(self, other)
         ledger, a = self._ledger, self._index
         try:
@@ -285,76 +328,7 @@ def _single(x: Computed, code: int, compute: Any) -> Any:
     return made
 
 
-# Where the inner loops of a script spend their time: `computed + other`, where other is computed too, a leaf or a number, and
-# `leaf + computed`, for which Python asks the subclass first. Sharing these lines by calls would take a third of it.
-_OPERATOR = """
-def __{name}__(self, other):
-    ledger, kind = self._ledger, other.__class__
-    if _recordings:
-        return _binary(OP, self, other)
-    try:
-        data, a = ledger.data, self._index
-        if kind is Computed:
-            if other._ledger is not ledger:
-                return apply(OP, self, other)
-            b = other._index
-            y = data[b]
-        elif kind is Value:
-            b = ledger.places.get(other)
-            if b is None:
-                b = ledger.place(other)
-            y = other.data
-        elif kind is float or kind is int:
-            b, y = ledger.given(other), other
-        else:
-            return _binary(OP, self, other)
-        i = next(ledger.ids)
-        data[i] = data[a] {sign} y
-        ledger.left[i] = a
-        ledger.right[i] = b
-        ledger.ops[i] = {code}
-    except (IndexError, StopIteration, Full):
-        return apply(OP, self, other)
-    made = Computed()
-    made._ledger = ledger
-    made._index = i
-    return made
-
-def __r{name}__(self, other):
-    if other.__class__ is not Value:
-        return Value.__{name}__(other, self) if isinstance(other, Value) else self {sign} other
-    if _recordings:
-        return apply(OP, other, self)
-    ledger = self._ledger
-    try:
-        data, a = ledger.data, self._index
-        b = ledger.places.get(other)
-        if b is None:
-            b = ledger.place(other)
-        i = next(ledger.ids)
-        data[i] = other.data {sign} data[a]
-        ledger.left[i] = b
-        ledger.right[i] = a
-        ledger.ops[i] = {code}
-    except (IndexError, StopIteration, Full):
-        return apply(OP, other, self)
-    made = Computed()
-    made._ledger = ledger
-    made._index = i
-    return made
-"""
-
-
-def _write_operators(name: str, sign: str) -> None:
-    text = _OPERATOR.format(name=name, sign=sign, code=CODE[OPS[name]]).replace("OP", f"_{name.upper()}")
-    methods: dict[str, Any] = {}
-    exec(compile(text, __file__, "exec"), globals(), methods)
-    for key, method in methods.items():
-        setattr(Computed, key, method)
-
-
-_write_operators("add", "+")
-_write_operators("mul", "*")
+operators.write(Computed, globals())
 
 
 def _foreign(other: Any) -> bool:
@@ -362,7 +336,7 @@ def _foreign(other: Any) -> bool:
 
 
 def _inverse(other: Any) -> Any:
-    return other**-1 if isinstance(other, Value) else reference(OPS["pow"])(_plain(other), -1)
+    return other**-1 if isinstance(other, Value) else reference(_POW)(_plain(other), -1)
 
 
 def _plain(number: Any) -> Any:
@@ -376,9 +350,9 @@ def _binary(op: Op, x: Value, y: Any) -> Any:
 
 def _leaves(op: Op, code: int, number: Any, x: Value, y: Value) -> Any:
     """A sum or a product of two leaves."""
-    ledger = _youngest()
-    if ledger is None or _recordings:
+    if _recordings:
         return apply(op, x, y)
+    ledger = current()
     try:
         places = ledger.places
         if (a := places.get(x)) is None:
@@ -426,127 +400,17 @@ def apply(op: Op, *args: Any) -> Any:
         return made
 
 
-_youngest: Callable[[], Ledger | None] = lambda: None  # noqa: E731
-
-
-def _current() -> Ledger:
-    """The ledger for arithmetic on leaves alone."""
-    global _youngest
-    ledger = _youngest()
-    if ledger is None or ledger.closed:
-        ledger = Ledger()
-        _youngest = ref(ledger)
-    return ledger
-
-
 def _ledger_for(args: Sequence[Any]) -> Ledger:
     """The ledger of the youngest operand, or that one's successor: so imports point to older ledgers."""
-    youngest: Any = None
-    serial = 0
-    for a in args:
-        holder = a._ledger if isinstance(a, Computed) else a
-        if isinstance(a, Value) and holder._serial > serial:
-            youngest, serial = holder, holder._serial
-    return _current() if youngest is None else successor(youngest)
+    youngest = max((a._place()[0] for a in args if isinstance(a, Value)), key=lambda holder: holder._serial)
+    return successor(youngest) if youngest._serial else current()
 
 
 def _place(ledger: Ledger, a: Any) -> int:
     """The entry of an operand, made if need be."""
     if isinstance(a, Computed):
-        if a._ledger is ledger:
-            return a._index
-        known = ledger.imports
-        i = ledger.imports.get(a)
-        return ledger.imports.setdefault(a, ledger.given(a._number())) if i is None else i
+        return a._index if a._ledger is ledger else ledger.imported(a)
     return ledger.place(a) if isinstance(a, Value) else ledger.given(a)
-
-
-def _hand_down(root: Value) -> None:
-    """Carry the gradient of a root down to the leaves: ledgers and Values made by hand, the youngest first."""
-    waiting: dict[int, tuple[Any, set[int]]] = {}
-    order: list[int] = []
-
-    def reach(v: Value) -> None:
-        holder, entry = (v._ledger, v._index) if isinstance(v, Computed) else (v, 0)
-        if holder is v and not v._args and v._own is None:
-            return
-        if -holder._serial not in waiting:
-            heappush(order, -holder._serial)
-            waiting[-holder._serial] = holder, set()
-        waiting[-holder._serial][1].add(entry)
-
-    if isinstance(root, Computed):
-        root._ledger.set_grad(root._index, 1)
-    else:
-        root.grad = 1
-    reach(root)
-    while order:
-        holder, entries = waiting.pop(heappop(order))
-        if isinstance(holder, Ledger):
-            for v in holder.sweep(entries):
-                reach(v)
-        else:
-            if holder._own is not None:
-                holder._own()
-            for v in holder._prev:
-                reach(v)
-
-
-def _values(ledgers: Iterable[Ledger]) -> None:
-    """Let each ledger know the Values that stand for its entries: for pictures, which ask what a Value was made from.
-
-    A ledger keeps no list of them, or they could not die; the garbage collector has one.
-    """
-    fresh = [ledger for ledger in ledgers if ledger.values is None]
-    for ledger in fresh:
-        ledger.close()
-        ledger.values = {i: v for v, i in (*ledger.places.items(), *ledger.imports.items())}
-    for v in gc.get_referrers(*fresh) if fresh else ():
-        if v.__class__ is Computed:
-            v._ledger.values.setdefault(v._index, v)
-
-
-def _operands(v: Computed) -> tuple[Any, ...]:
-    ledger = v._ledger
-    _values([ledger])
-    rule = ledger.rule(v._index)
-    shown = rule in (_ADD, _MUL)      # micrograd makes a leaf of a number beside + and *, and so a node of its graph
-    return tuple(_value(ledger, i, shown) for i in ledger.operands(v._index))
-
-
-def _value(ledger: Ledger, i: int, shown: bool) -> Any:
-    """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
-    assert ledger.values is not None
-    v = ledger.values.get(i)
-    if v is None:
-        if ledger.ops[i] == GIVEN:
-            if not shown:
-                return ledger.data[i]
-            v = Value(ledger.data[i])
-            v._rule = OPS["constant"]
-        else:
-            v = Computed()
-            v._ledger, v._index = ledger, i
-        ledger.values[i] = v
-    return v
-
-
-def topological(roots: Sequence[Value]) -> list[Value]:
-    """Every Value that the roots depend on, themselves included, operands first. An explicit stack: any depth."""
-    order: list[Value] = []
-    seen = set(map(id, roots))
-    stack: list[tuple[Value, Any]] = [(v, iter(v._args)) for v in reversed(roots)]
-    while stack:
-        v, rest = stack[-1]
-        for a in rest:
-            if isinstance(a, Value) and id(a) not in seen:
-                seen.add(id(a))
-                stack.append((a, iter(a._args)))
-                break
-        else:
-            order.append(v)
-            stack.pop()
-    return order
 
 
 class Traced(Value):
@@ -577,7 +441,7 @@ class Traced(Value):
     __eq__, __ne__, __hash__ = Value.__eq__, Value.__ne__, object.__hash__
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Any:  # type: ignore[override]
         raise _frozen("`.data` of a traced value", "There is no number yet: the function is being recorded. Compute "
                       "with the value itself; for a softmax's shift use jg.softmax or jg.logsumexp.")
 

@@ -1,7 +1,7 @@
-"""The gradient of eager Values as machine code: a ledger's entries, backwards, by the table's own derivative rules.
+"""The gradient of eager Values as machine code: a ledger's entries, backwards, by the table's derivative rules.
 
-A ledger's lists are Python's. They are read where they lie, through CPython's C interface, at 3 to 5 ns a number; copied into
-arrays first, a number takes 20 to 30.
+A ledger's lists are Python's. They are read where they lie, through CPython's C interface, at 3 to 5 ns a number; copied
+into arrays first, a number takes 20 to 30.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ I8, DOUBLE = ir.IntType(8), ir.DoubleType()
 OBJECT = I8.as_pointer()
 _NAME = "jitgrad_ledger_sweep"
 _WHERE = OPS["where"]                        # the one operation with a third operand
-_INTERFACE = {"PyList_GetItem": ir.FunctionType(OBJECT, [OBJECT, I64]), "PyFloat_AsDouble": ir.FunctionType(DOUBLE, [OBJECT]),
+_INTERFACE = {"PyList_GetItem": ir.FunctionType(OBJECT, [OBJECT, I64]),
+              "PyFloat_AsDouble": ir.FunctionType(DOUBLE, [OBJECT]),
               "PyLong_AsSsize_t": ir.FunctionType(I64, [OBJECT]), "PyErr_Occurred": ir.FunctionType(OBJECT, [])}
 
 
 class _Writer:
-    """Emits the sweep: `i64 sweep(ops, left, right, third, data, grads, mark, top)`, -1 when done, else the entry at fault."""
+    """Emits `i64 sweep(ops, left, right, third, data, grads, mark, top)`, which answers -1, or the entry at fault."""
 
     def __init__(self) -> None:
         self.module = ir.Module("jitgrad_ledger")
