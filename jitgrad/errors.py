@@ -81,7 +81,8 @@ class Location:
         return f"{os.path.basename(self.filename)}:{self.line}:  {text}"
 
 
-def _is_internal(filename: str) -> bool:
+def is_internal(filename: str) -> bool:
+    """Whether a file belongs to jitgrad or NumPy."""
     known = _INTERNAL.get(filename)
     if known is None:
         path = os.path.abspath(filename)
@@ -92,7 +93,7 @@ def _is_internal(filename: str) -> bool:
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
     """The innermost frame, from `frame` outwards, that belongs neither to jitgrad nor to NumPy."""
-    while frame is not None and _is_internal(frame.f_code.co_filename):
+    while frame is not None and is_internal(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
 

@@ -3,67 +3,66 @@
 Eager arithmetic is micrograd's, node for node: `-x` is `x * -1`, `a - b` is `a + (-b)`, `a / b` is `a * b**-1`; values
 agree with it to the last bit. Unlike micrograd, operands are an ordered tuple (a set would lose `x * x`), nothing
 recurses, and nothing raises outside a function's domain: it answers NaN or inf as IEEE 754 does.
+
+A Value that the user makes is a leaf and holds its number. What arithmetic makes is a `Computed`, a place in a ledger
+(ledger.py). The operators of a script's inner loops are written out here, for two operands of one ledger and for a leaf
+beside one; everything else takes the general way, `apply`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from jitgrad import errors
-from jitgrad.compiler.graph import OPS, Node, Number, Op, RuleGraph, spelling_graph, vjp_graph
+from jitgrad import errors, operators
+from jitgrad.compiler.graph import OPS, Node, Number, Op
+from jitgrad.ledger import (
+    ADD,
+    BY_CODE,
+    CODE,
+    GIVEN,
+    HOOKED,
+    MUL,
+    SERIALS,
+    Full,
+    Ledger,
+    current,
+    hand_down,
+    know_values,
+    successor,
+    topological,
+)
+from jitgrad.rules import derivative as derivative
+from jitgrad.rules import reference as reference
 
-_INLINE = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "neg": "-{}", "lt": "{} < {}", "le": "{} <= {}",
-           "eq": "{} == {}", "where": "{1} if {0} else {2}"}
+_ADD, _MUL, _POW = OPS["add"], OPS["mul"], OPS["pow"]
+_POW_CODE, _power = CODE[_POW], reference(_POW)
+_RELU, _EXP, _LOG, _TANH = (CODE[OPS[name]] for name in ("relu", "exp", "log", "tanh"))
+_NUMBERS = (int, float, np.number, np.bool_)
 
-
-def _python(rule: RuleGraph, symbols: Sequence[str]) -> Callable[..., tuple[Any, ...]]:
-    """A rule as a Python function of numbers: the derivative the kernels use is also the eager one."""
-    scope: dict[str, Any] = {}
-    names: dict[Node, str] = {}
-    lines = []
-    for n in rule.nodes:
-        if n.op.name == "input":
-            names[n] = symbols[n.payload]
-        elif n.op.name == "constant":
-            names[n] = f"c{n.index}"
-            scope[names[n]] = n.payload
-        else:
-            names[n] = f"v{n.index}"
-            form = _INLINE.get(n.op.name)
-            if form is None:
-                scope[f"f_{n.op.name}"] = reference(n.op)
-                form = f"f_{n.op.name}({', '.join('{}' for _ in n.args)})"
-            lines.append(f"    {names[n]} = {form.format(*(names[a] for a in n.args))}")
-    results = ", ".join(names[r] for r in rule.results)
-    exec("\n".join([f"def rule({', '.join(symbols)}):", *lines, f"    return ({results},)"]), scope)
-    made: Callable[..., tuple[Any, ...]] = scope["rule"]
-    return made
-
-
-@cache
-def reference(op: Op) -> Callable[..., Any]:
-    """The operation on Python numbers: the table's `value`, or its spelling by other operations."""
-    if op.value is not None:
-        return op.value
-    spelled = _python(spelling_graph(op), [f"x{k}" for k in range(op.arity)])
-    return lambda *args: spelled(*args)[0]
-
-
-@cache
-def derivative(op: Op) -> Callable[..., tuple[Any, ...]]:
-    """(g, out, *args) -> a cotangent for each argument, on Python numbers."""
-    return _python(vjp_graph(op, tuple(range(op.arity))), ["g", "out", *(f"x{k}" for k in range(op.arity))])
+# How many functions are being recorded, in all threads. While any is, every operation takes the general way.
+_recordings = 0
+_LOCK = threading.Lock()
 
 
 class _Recording(threading.local):
     """The recorder of the function that this thread is recording, or None."""
 
-    recorder: Any = None
+    _recorder: Any = None
+
+    @property
+    def recorder(self) -> Any:
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Any) -> None:
+        global _recordings
+        with _LOCK:
+            _recordings += (recorder is not None) - (self._recorder is not None)
+        self._recorder = recorder
 
 
 RECORDING = _Recording()
@@ -78,28 +77,70 @@ class Value:
     micrograd's way of adding an operation by hand.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_args", "_backward", "_op", "_rule", "data", "grad", "label")
+    __slots__ = ("__dict__", "__weakref__", "data", "grad")
+
+    # What few Values have lies in __dict__.
+    label = ""
+    _op = ""
+    _args: tuple[Any, ...] = ()
+    _rule: Op | None = None
+    _own: Callable[[], None] | None = None
+    # A Value made by hand counts as a closed ledger: what it is made from is older, what it is used in is younger.
+    _serial = 0
+    _next: Any = None
 
     def __init__(self, data: Any, _children: Iterable[Any] = (), _op: str = "", label: str = ""):
-        self.data = _plain(data)
+        self.data = data if data.__class__ is float else _plain(data)
         self.grad: Any = 0
-        self._args: tuple[Any, ...] = tuple(_children)
-        self._op, self.label = _op, label
-        self._rule: Op | None = None
-        self._backward: Callable[[], None] | None = None
+        if label:
+            self.label = label
+        if _op:
+            self._op = _op
+        if _children:
+            self._args, self._serial = tuple(_children), next(SERIALS)
 
     @property
     def _prev(self) -> tuple[Value, ...]:
         return tuple(a for a in self._args if isinstance(a, Value))
 
+    @property
+    def _backward(self) -> Callable[[], None] | None:
+        return self._own
+
+    @_backward.setter
+    def _backward(self, function: Callable[[], None] | None) -> None:
+        self._own = function
+        if function is not None and not self._args:
+            HOOKED.add(self)
+
     def __repr__(self) -> str:
-        return f"Value(data={self.data}, grad={self.grad})"
+        return f"Value(data={self._number()}, grad={self.grad})"
+
+    def _number(self) -> Any:
+        """The number, where no decision of the user's depends on it."""
+        return self.data
+
+    def _set_number(self, number: Any) -> None:
+        """Put a number that a program has computed anew."""
+        self.data = number
+
+    def _place(self) -> tuple[Any, int]:
+        """What hands this Value's gradient on, and the entry there; itself, if it is no entry."""
+        return self, 0
 
     # Arithmetic, as micrograd decomposes it.
 
-    def __add__(self, other: Any) -> Any: return _binary("add", self, other)
+    def __add__(self, other: Any) -> Any:
+        if self.__class__ is Value is other.__class__:
+            return _leaves(_ADD, ADD, self.data + other.data, self, other)
+        return _binary(_ADD, self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        if self.__class__ is Value is other.__class__:
+            return _leaves(_MUL, MUL, self.data * other.data, self, other)
+        return _binary(_MUL, self, other)
+
     def __radd__(self, other: Any) -> Any: return self + other
-    def __mul__(self, other: Any) -> Any: return _binary("mul", self, other)
     def __rmul__(self, other: Any) -> Any: return self * other
     def __neg__(self) -> Any: return self * -1
     def __sub__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else self + (-_plain(other))
@@ -109,12 +150,7 @@ class Value:
     def __pos__(self) -> Any: return self
 
     def __pow__(self, other: Any) -> Any:
-        if _foreign(other):
-            return NotImplemented
-        made = apply(OPS["pow"], self, other)
-        if made.__class__ is Value and not isinstance(other, Value):
-            made._op = f"**{other}"
-        return made
+        return NotImplemented if _foreign(other) else apply(_POW, self, other)
 
     def __rpow__(self, other: Any) -> Any: return NotImplemented if _foreign(other) else apply(OPS["pow"], other, self)
     def __abs__(self) -> Any: return apply(OPS["abs"], self)
@@ -135,8 +171,7 @@ class Value:
     __hash__ = object.__hash__
 
     def __bool__(self) -> bool:
-        # A condition is as true as its data; a number is true, as every object of micrograd's class is.
-        return bool(self.data) if self._rule is not None and self._rule.result == "bool" else True
+        return True                        # as every object of micrograd's class is; a condition is another matter
 
     def __float__(self) -> float:
         if RECORDING.recorder is not None:
@@ -159,41 +194,149 @@ class Value:
 
     def backward(self) -> None:
         """Add d(self)/d(v) to v.grad for every Value v this one depends on, starting from self.grad = 1."""
-        order = self._topological()
-        self.grad = 1
-        for v in reversed(order):
-            if v._backward is not None:
-                v._backward()
-            elif v._rule is not None and v._rule.vjp is not None:
-                numbers = [a.data if isinstance(a, Value) else a for a in v._args]
-                for a, g in zip(v._args, derivative(v._rule)(v.grad, v.data, *numbers), strict=True):
-                    if isinstance(a, Value):
-                        a.grad += g
+        hand_down(self)
 
     def _topological(self) -> list[Value]:
-        """Every Value below this one, operands first. An explicit stack: a loop of user code can be any depth."""
-        order: list[Value] = []
-        seen = {id(self)}
-        stack: list[tuple[Value, Any]] = [(self, iter(self._args))]
-        while stack:
-            v, rest = stack[-1]
-            for a in rest:
-                if isinstance(a, Value) and id(a) not in seen:
-                    seen.add(id(a))
-                    stack.append((a, iter(a._args)))
-                    break
-            else:
-                order.append(v)
-                stack.pop()
-        return order
+        """Every Value below this one, operands first."""
+        return topological([self])
+
+
+_OPERANDS = (Value, *_NUMBERS)
+
+
+class Computed(Value):
+    """What arithmetic makes: a place in a ledger, which has the number, the operands and the gradient."""
+
+    __slots__ = ("_index", "_ledger")
+
+    _ledger: Ledger
+    _index: int
+    __init__ = object.__init__
+
+    @property
+    def data(self) -> Any:
+        """The number. Reading it is noted: what is built from here on may depend on it."""
+        self._ledger.note_read(self._index)
+        return self._ledger.data[self._index]
+
+    @data.setter
+    def data(self, number: Any) -> None:
+        self._ledger.assign(self._index, number)
+
+    def _number(self) -> Any:
+        return self._ledger.data[self._index]
+
+    def _set_number(self, number: Any) -> None:
+        self._ledger.data[self._index] = number
+
+    def _place(self) -> tuple[Ledger, int]:
+        return self._ledger, self._index
+
+    @property
+    def grad(self) -> Any:
+        return self._ledger.grad(self._index)
+
+    @grad.setter
+    def grad(self, g: Any) -> None:
+        self._ledger.set_grad(self._index, g)
+        self._ledger.touched = True
+
+    @property
+    def _rule(self) -> Op:  # type: ignore[override]
+        return self._ledger.rule(self._index)
+
+    @property
+    def _op(self) -> str:  # type: ignore[override]
+        rule = self._rule
+        power = self._args[1] if rule is OPS["pow"] else None
+        return rule.symbol if power is None or isinstance(power, Value) else f"**{power}"
+
+    @property
+    def _args(self) -> tuple[Any, ...]:  # type: ignore[override]
+        ledger, rule = self._ledger, self._rule
+        shown = rule in (_ADD, _MUL)     # micrograd makes a leaf of a number beside + and *, and so a node of its graph
+        know_values([ledger], Computed)
+        return tuple(self._operand(ledger, i, shown) for i in ledger.operands(self._index))
+
+    @staticmethod
+    def _operand(ledger: Ledger, i: int, shown: bool) -> Any:
+        """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
+        values: dict[int, Any] = ledger.values or {}
+        v = values.get(i)
+        if v is None and ledger.ops[i] == GIVEN:
+            if not shown:
+                return ledger.data[i]
+            v = Value(ledger.data[i])
+            v._rule = OPS["constant"]
+        elif v is None:
+            v = Computed()
+            v._ledger, v._index = ledger, i
+        return values.setdefault(i, v)
+
+    @property
+    def _backward(self) -> Callable[[], None] | None:
+        own = self._ledger.own.get(self._index)
+        return None if own is None else own[0]
+
+    @_backward.setter
+    def _backward(self, function: Callable[[], None] | None) -> None:
+        self._ledger.replace_rule(self._index, function)
+
+    def __bool__(self) -> bool:
+        return bool(self.data) if self._rule.result == "bool" else True
+
+    def __pow__(self, other: Any) -> Any:
+        if _recordings or (other.__class__ is not int and other.__class__ is not float):
+            return Value.__pow__(self, other)
+        ledger, a = self._ledger, self._index
+        try:
+            data, b = ledger.data, ledger.given(other)
+            i = next(ledger.ids)
+            data[i] = _power(data[a], other)
+            ledger.left[i] = a
+            ledger.right[i] = b
+            ledger.ops[i] = _POW_CODE
+        except (IndexError, StopIteration, Full):
+            return apply(_POW, self, other)
+        made = Computed()
+        made._ledger = ledger
+        made._index = i
+        return made
+
+    def relu(self) -> Any: return _single(self, _RELU, OPS["relu"].value)
+    def exp(self) -> Any: return _single(self, _EXP, OPS["exp"].value)
+    def log(self) -> Any: return _single(self, _LOG, OPS["log"].value)
+    def tanh(self) -> Any: return _single(self, _TANH, OPS["tanh"].value)
+
+
+def _single(x: Computed, code: int, compute: Any) -> Any:
+    """An operation of one operand."""
+    if _recordings:
+        return apply(BY_CODE[code], x)
+    ledger, a = x._ledger, x._index
+    try:
+        data = ledger.data
+        i = next(ledger.ids)
+        data[i] = compute(data[a])
+        ledger.left[i] = a
+        ledger.ops[i] = code
+    except (IndexError, StopIteration):
+        return apply(BY_CODE[code], x)
+    made = Computed()
+    made._ledger = ledger
+    made._index = i
+    return made
+
+
+operators.write(Computed, globals())
 
 
 def _foreign(other: Any) -> bool:
-    return not isinstance(other, Value | int | float | np.number | np.bool_)
+    return not isinstance(other, _OPERANDS)
 
 
 def _inverse(other: Any) -> Any:
-    return other**-1 if isinstance(other, Value) else reference(OPS["pow"])(_plain(other), -1)
+    return other**-1 if isinstance(other, Value) else reference(_POW)(_plain(other), -1)
 
 
 def _plain(number: Any) -> Any:
@@ -201,14 +344,32 @@ def _plain(number: Any) -> Any:
     return number.item() if isinstance(number, np.generic) else number
 
 
-def _binary(name: str, x: Value, y: Any) -> Any:
-    if not isinstance(y, Value):
-        if _foreign(y):
-            return NotImplemented
-        if x.__class__ is Value and RECORDING.recorder is None:
-            y = Value(y)                   # micrograd makes a leaf of a number, and so a node of its graph
-            y._rule = OPS["constant"]
-    return apply(OPS[name], x, y)
+def _binary(op: Op, x: Value, y: Any) -> Any:
+    return NotImplemented if _foreign(y) else apply(op, x, y)
+
+
+def _leaves(op: Op, code: int, number: Any, x: Value, y: Value) -> Any:
+    """A sum or a product of two leaves."""
+    if _recordings:
+        return apply(op, x, y)
+    ledger = current()
+    try:
+        places = ledger.places
+        if (a := places.get(x)) is None:
+            a = ledger.place(x)
+        if (b := places.get(y)) is None:
+            b = ledger.place(y)
+        i = next(ledger.ids)
+        ledger.data[i] = number
+        ledger.left[i] = a
+        ledger.right[i] = b
+        ledger.ops[i] = code
+    except (IndexError, StopIteration, Full):
+        return apply(op, x, y)
+    made = Computed()
+    made._ledger = ledger
+    made._index = i
+    return made
 
 
 def _compare(name: str, x: Value, y: Any, swap: bool = False) -> Any:
@@ -219,21 +380,37 @@ def _compare(name: str, x: Value, y: Any, swap: bool = False) -> Any:
 
 def apply(op: Op, *args: Any) -> Any:
     """One operation on Values and numbers: eager, or recorded where an argument is traced or a function is recorded."""
-    numbers = []
     for a in args:
-        if isinstance(a, Value):
-            if isinstance(a, Traced):
-                return a.recorder.apply(op, args)
-            numbers.append(a.data)
-        elif isinstance(a, np.generic):
+        if isinstance(a, Traced):
+            return a.recorder.apply(op, args)
+        if isinstance(a, np.generic):
             return apply(op, *map(_plain, args))
-        else:
-            numbers.append(a)
-    if RECORDING.recorder is not None:     # of closed-over Values alone; its number would be frozen into the kernel
-        return RECORDING.recorder.apply(op, args)
-    made = Value(reference(op)(*numbers), args, op.symbol)
-    made._rule = op
-    return made
+    if _recordings and RECORDING.recorder is not None:
+        return RECORDING.recorder.apply(op, args)     # of closed-over Values alone; its number would be frozen
+    while True:
+        ledger = _ledger_for(args)
+        try:
+            places = [_place(ledger, a) for a in args]
+            i = ledger.enter(CODE[op], reference(op)(*[a._number() if isinstance(a, Value) else a for a in args]), places)
+        except Full:
+            continue
+        made = Computed()
+        made._ledger = ledger
+        made._index = i
+        return made
+
+
+def _ledger_for(args: Sequence[Any]) -> Ledger:
+    """The ledger of the youngest operand, or that one's successor: so imports point to older ledgers."""
+    youngest = max((a._place()[0] for a in args if isinstance(a, Value)), key=lambda holder: holder._serial)
+    return successor(youngest) if youngest._serial else current()
+
+
+def _place(ledger: Ledger, a: Any) -> int:
+    """The entry of an operand, made if need be."""
+    if isinstance(a, Computed):
+        return a._index if a._ledger is ledger else ledger.imported(a)
+    return ledger.place(a) if isinstance(a, Value) else ledger.given(a)
 
 
 _ADD, _SUB, _MUL, _DIV = (OPS[name] for name in ("add", "sub", "mul", "div"))
@@ -267,7 +444,7 @@ class Traced(Value):
     __eq__, __ne__, __hash__ = Value.__eq__, Value.__ne__, object.__hash__
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Any:  # type: ignore[override]
         raise _frozen("`.data` of a traced value", "There is no number yet: the function is being recorded. Compute "
                       "with the value itself; for a softmax's shift use jg.softmax or jg.logsumexp.")
 
@@ -307,9 +484,9 @@ def _frozen_float() -> errors.TraceError:
 
 def is_number(value: Any) -> bool:
     """Whether a plain Python or NumPy number."""
-    return isinstance(value, int | float | np.number | np.bool_)
+    return isinstance(value, _NUMBERS)
 
 
 def number_of(value: Any) -> Number:
     """The plain number of an eager Value or a number."""
-    return value.data if isinstance(value, Value) else value  # type: ignore[no-any-return]
+    return value._number() if isinstance(value, Value) else value  # type: ignore[no-any-return]

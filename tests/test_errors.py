@@ -291,7 +291,7 @@ def test_a_refused_call_leaves_values_and_recording_as_they_were() -> None:
     objective = jg.batch(loss, device="interpret")
     with pytest.raises(KeyError):
         objective(Y, Y)
-    assert type(w * 2) is Value, "eager arithmetic is eager again"
+    assert (w * 2).data == 4.0, "eager arithmetic is eager again"
     failing = False
     with pytest.raises(errors.LabelError):
         objective(Y, Y * 5)

@@ -20,8 +20,10 @@ LAYERS = [
     ["kernels"],
     ["compiler"],
     ["backends"],
-    ["value"],
-    ["trace", "arguments", "debug"],
+    ["rules"],
+    ["ledger"],
+    ["operators", "value"],
+    ["trace", "arguments", "debug", "soundness"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
@@ -29,7 +31,7 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-MACHINE_CODE = ["cpu", "cuda", "native", "rows"]
+MACHINE_CODE = ["cpu", "cuda", "native", "rows", "sweep"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax"],

@@ -116,7 +116,7 @@ def test_values_are_micrograds_bit_for_bit(seed: int) -> None:
     leaves, nodes = expression(Value, seed, 40)
     expected_leaves, expected = expression(Engine, seed, 40)
     for ours, theirs in zip(nodes, expected, strict=True):
-        assert type(ours) is Value
+        assert isinstance(ours, Value)
         assert ours.data == theirs.data or (ours.data != ours.data and theirs.data != theirs.data)
         assert math.copysign(1, ours.data) == math.copysign(1, theirs.data)
         assert isinstance(ours.data, int) == isinstance(theirs.data, int | np.integer), "ints stay ints"
@@ -191,7 +191,7 @@ def test_numpy_scalars_on_either_side() -> None:
                                (a * scalar, 3 * scalar.item()), (scalar * a, 3 * scalar.item()),
                                (a / scalar, 3 / scalar.item()), (scalar / a, scalar.item() * 3.0**-1),
                                (a**scalar, 3.0**scalar.item()), (scalar**a, float(scalar.item()) ** 3.0)]:
-            assert type(made) is Value, (type(scalar), made)
+            assert isinstance(made, Value), (type(scalar), made)
             assert not isinstance(made.data, np.generic)
             assert made.data == expected
     assert type(Value(np.float64(2.0)).data) is float
