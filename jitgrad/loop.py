@@ -6,6 +6,7 @@ where that matters and where nothing in a step needs Python; it makes the steps 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ from jitgrad.optim import Optimizer, Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
+    from jitgrad.backends.training import Model
 
 Tree = Any
 Array = npt.NDArray[Any]
@@ -62,58 +64,77 @@ def slices(count: int, batch_size: int | None, epochs: int, generator: np.random
         yield Slice(np.concatenate(order) if order else None, steps)
 
 
-def update_kernel(rule: Rule, dtype: np.dtype[Any]) -> CpuKernel:
-    """An optimizer's formula, compiled with the parameters as its examples."""
-    arrays = [np.zeros(1, dtype)] * (2 + rule.averages)
-    scalars = [dtype.type(s) for s in rule.scalars(1)]
-    formula = jit(rule.formula, in_axes=(*[0] * len(arrays), *[None] * len(scalars)), reduce=None, device="cpu")
-    kernel: Any = formula.prepare(*arrays, *scalars).kernel
-    return kernel  # type: ignore[no-any-return]
-
-
 class Compiled:
-    """A compiled training loop for one objective, optimizer and data; `Compiled.of` says whether there is one."""
+    """A compiled loop for steps of one size, of one objective and one kind of optimizer."""
 
-    def __init__(self, call: Call, update: CpuKernel, rule: Rule, mean: bool):
-        self.call, self.rule, self.mean, self._update = call, rule, mean, update
+    def __init__(self, call: Call, update: CpuKernel, mean: bool):
+        self.call, self.mean, self._update = call, mean, update
         self.kernel: CpuKernel = call.kernel  # type: ignore[assignment]
+        self._local = threading.local()
 
-    @classmethod
-    def of(cls, step: Transformed, optimizer: Optimizer, params: Tree, batches: Batches, batch_size: int | None,
-           mean: bool) -> Compiled | None:
-        """The loop for these steps, or None where they are better made, or can only be made, one by one."""
-        if optimizer.rule is None or debug.nans_are_errors() or batches.batched_params:
-            return None
-        size = batches.count if batch_size is None else batch_size
-        call = step.prepare(params, *batches.first(size))
-        program, (leaves, _) = call.program, flatten(params)
-        if backends.resolve(step.device, size * len(program.graph.nodes)) != "cpu" or not program.batched:
-            return None
-        tape, _ = program.rolled
-        if tape.operations() * size > STEP_WORK:
-            return None
-        if any(type(leaf) is float or leaf.dtype != program.dtype for leaf in leaves) or len(program.values) != 1:
-            return None
-        return cls(call, update_kernel(optimizer.rule, program.dtype), optimizer.rule, mean)
-
-    def model(self, params: Tree, batches: Batches, vector: Array, averages: Sequence[Array]) -> Any:
-        """A model to train, from its parameters and averages as vectors."""
+    def model(self, params: Tree, batches: Batches, vector: Array, averages: Sequence[Array]) -> Model:
+        """This thread's model, given its parameters and averages as vectors; it is the same object at each call."""
         from jitgrad.backends.training import Model
         leaves, _ = flatten((params, *batches.first(self.call.n)))
-        shared, _ = self.call.pack(leaves)
-        return Model(self.kernel, self._update, vector, averages, shared[len(vector):])
+        others = self.call.pack(leaves)[0][len(vector):]
+        found: Model | None = getattr(self._local, "model", None)
+        if found is None:
+            found = self._local.model = Model(self.kernel, self._update, len(vector), len(averages), len(others))
+        found.load(vector, averages, others)
+        return found
 
-    def rows(self, params: Tree, batches: Batches) -> list[Array]:
-        """All examples, as the kernel reads them."""
-        leaves, _ = flatten((params, *batches.whole()))
-        return self.call.rows([np.asarray(leaf) for leaf in leaves])
-
-    def run(self, model: Any, rows: Sequence[Array], part: Slice, first: int) -> tuple[int, int, Array]:
+    def run(self, model: Model, rule: Rule, rows: Sequence[Array], part: Slice, first: int) -> tuple[int, int, Array]:
         """Make a slice's steps, the first of which is number `first` counted from 1: (made, why no more, losses)."""
         from jitgrad.backends.training import plan
         batched = rows if part.order is None else [array.take(part.order, axis=0) for array in rows]
-        scalars = np.array([self.rule.scalars(first + s) for s in range(len(part.steps))], np.float64)
-        return model.run(batched, plan(self.kernel, part.steps, self.mean), scalars.reshape(len(part.steps), -1))  # type: ignore[no-any-return]
+        scalars = np.array([rule.scalars(first + s) for s in range(len(part.steps))], np.float64)
+        return model.run(batched, plan(self.kernel, part.steps, self.mean), scalars.reshape(len(part.steps), -1))
+
+
+class Loops:
+    """The compiled loops of one objective: trainings that differ in numbers alone share them."""
+
+    def __init__(self, step: Transformed, mean: bool):
+        self.step, self.mean = step, mean
+        self._found: dict[Any, Compiled | None] = {}
+        self._updates: dict[Any, CpuKernel] = {}
+        self._rows: dict[int, tuple[Batches, list[Array]]] = {}
+        self._lock = threading.RLock()
+
+    def of(self, optimizer: Optimizer, params: Tree, batches: Batches, batch_size: int | None) -> Compiled | None:
+        """The loop for such steps, or None where they are better made, or can only be made, one by one from Python."""
+        rule, size = optimizer.rule, batches.count if batch_size is None else batch_size
+        if rule is None or debug.nans_are_errors() or batches.batched_params:
+            return None
+        with self._lock:
+            call = self.step.prepare(params, *batches.first(size))
+            kind = (rule if rule.kind is None else rule.kind, id(call.kernel), size)
+            if kind not in self._found:
+                self._found[kind] = self._compile(rule, call, params, size)
+            return self._found[kind]
+
+    def _compile(self, rule: Rule, call: Call, params: Tree, size: int) -> Compiled | None:
+        program, (leaves, _) = call.program, flatten(params)
+        if (backends.resolve(self.step.device, size * len(program.graph.nodes)) != "cpu" or not program.batched
+                or program.rolled[0].operations() * size > STEP_WORK or len(program.values) != 1
+                or any(type(leaf) is float or leaf.dtype != program.dtype for leaf in leaves)):
+            return None
+        dtype = program.dtype
+        kind = (rule if rule.kind is None else rule.kind, dtype)
+        if kind not in self._updates:
+            # The optimizer's formula, compiled with the parameters as its examples.
+            arrays, scalars = [np.zeros(1, dtype)] * (2 + rule.averages), list(np.array(rule.scalars(1), dtype))
+            formula = jit(rule.formula, in_axes=(*[0] * len(arrays), *[None] * len(scalars)), reduce=None, device="cpu")
+            self._updates[kind] = formula.prepare(*arrays, *scalars).kernel  # type: ignore[assignment]
+        return Compiled(call, self._updates[kind], self.mean)
+
+    def rows(self, loop: Compiled, params: Tree, batches: Batches) -> list[Array]:
+        """All examples, as the kernel reads them."""
+        with self._lock:
+            if id(batches) not in self._rows:
+                leaves, _ = flatten((params, *batches.whole()))
+                self._rows[id(batches)] = (batches, loop.call.rows([np.asarray(leaf) for leaf in leaves]))
+            return self._rows[id(batches)][1]
 
 
 class Pace:

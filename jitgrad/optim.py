@@ -14,7 +14,7 @@ dtype, and writes to none of its inputs:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,11 +35,13 @@ class Rule:
     formula: (p, g, *averages, *scalars) -> (new p, *new averages), in plain arithmetic and `np.sqrt`
     averages: how many numbers an element keeps beside itself, all zero at first
     scalars: t -> the numbers that all elements share in step t, counted from 1
+    kind: equal for rules whose formulas are the same, so that they are compiled once; None: equal to no other
     """
 
     formula: Callable[..., tuple[Any, ...]]
     averages: int
     scalars: Callable[[int], tuple[float, ...]]
+    kind: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def sgd(
         v = factor * velocity[0] + g
         return p - rate * (g + factor * v if nesterov else v), v
 
-    rule = Rule(formula, 1 if momentum else 0, lambda t: (learning_rate, momentum, weight_decay))
+    rule = Rule(formula, 1 if momentum else 0, lambda t: (learning_rate, momentum, weight_decay),
+                ("sgd", momentum > 0, nesterov, weight_decay > 0))
     return elementwise(rule, f"sgd({learning_rate!r}, momentum={momentum!r}, nesterov={nesterov!r}, "
                              f"weight_decay={weight_decay!r})")
 
@@ -171,7 +174,7 @@ def _adam(
         correction = math.sqrt(1.0 - b2**t)
         return (b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, learning_rate * correction / (1.0 - b1**t),
                 1.0 - learning_rate * weight_decay)
-    return elementwise(Rule(formula, 2, scalars), description)
+    return elementwise(Rule(formula, 2, scalars, ("adam", weight_decay > 0)), description)
 
 
 def _in_range(optimizer: str, name: str, number: float, low: float, high: float) -> None:

@@ -16,7 +16,7 @@ from jitgrad.api import Transformed, value_and_grad
 from jitgrad.arguments import flatten
 from jitgrad.batches import Batches, check_finite
 from jitgrad.errors import ArgumentError, LabelError, NonFiniteError, explain
-from jitgrad.loop import Compiled, Pace, slices
+from jitgrad.loop import Compiled, Loops, Pace, slices
 from jitgrad.ravel import Raveled, Vector
 
 Tree = Any
@@ -89,7 +89,8 @@ def fit(
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[Epoch, Tree], bool | None] | None = None,
-) -> FitResult:
+    ensemble: int | None = None,
+) -> Any:
     """Minimise the mean (or sum) of `objective(params, *example)` over the examples of `data`.
 
     objective: returns a scalar for ONE example
@@ -103,18 +104,44 @@ def fit(
     in_axes: as in `value_and_grad`, one entry for params and one per argument of data; None shares an argument
     progress: None shows a bar on a terminal only; True always; False never
     callback: called after each epoch with its `Epoch` and a copy of the parameters; returning True ends the training
-    returns: `FitResult`
+    ensemble: how many models to train side by side, the first with `seed`, the next with seed + 1, …; `params` may then
+        be a function of the seed. Each gets the numbers it would get alone
+    returns: `FitResult`; of an ensemble a `SweepResult`
     raises: ArgumentError, ShapeError, DtypeError, DataError before anything runs; NonFiniteError when the loss or a
         gradient becomes NaN or infinite, naming epoch and step; whatever value_and_grad raises for the objective
     """
-    epochs = _positive("epochs", epochs, "the number of passes over the data")
-    if batch_size is not None:
-        batch_size = _positive("batch_size", batch_size, "the number of examples per step, or None for all")
+    if ensemble is not None:
+        if callback is not None:
+            raise ArgumentError(explain("An ensemble has no callback: its models are trained side by side.", None,
+                                        "Leave callback out, or train the models one by one."))
+        from jitgrad.sweeps import sweep
+        models = _positive("ensemble", ensemble, "the number of models to train")
+        return sweep(objective, params, data, grid={"seed": range(seed, seed + models)}, optimizer=optimizer,
+                     epochs=epochs, batch_size=batch_size, reduce=reduce, in_axes=in_axes, device=device,
+                     progress=progress)
+    check_reduce(reduce)
+    batches = Batches(params, data, in_axes)
+    loops = Loops(value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device), reduce == "mean")
+    return train_one(loops, params, batches, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed,
+                     progress=progress, callback=callback)
+
+
+def check_reduce(reduce: str) -> None:
+    """Raise ArgumentError unless `reduce` makes one number of a batch."""
     if reduce not in ("mean", "sum"):
         raise ArgumentError(
             explain("fit minimises one number, so reduce must be 'mean' or 'sum'.", f"reduce={reduce!r}",
                     "For one parameter set per example, batch params through in_axes and use reduce='sum'.")
         )
+
+
+def train_one(loops: Loops, params: Tree, batches: Batches, *, optimizer: optim.Optimizer | None, epochs: int,
+              batch_size: int | None, seed: int, progress: bool | None = False,
+              callback: Callable[[Epoch, Tree], bool | None] | None = None) -> FitResult:
+    """What `fit` does once its data have been checked; trainings with the same `loops` compile once."""
+    epochs = _positive("epochs", epochs, "the number of passes over the data")
+    if batch_size is not None:
+        batch_size = _positive("batch_size", batch_size, "the number of examples per step, or None for all")
     generator = _generator(seed)
     optimizer = optim.adam(1e-2) if optimizer is None else optimizer
     if not isinstance(optimizer, optim.Optimizer):
@@ -122,21 +149,18 @@ def fit(
             explain("optimizer must be an optim.Optimizer.", f"optimizer={optimizer!r}",
                     "Write for example optim.adam(1e-2), or build one with optim.Optimizer(init, update).")
         )
-    batches = Batches(params, data, in_axes)
     if batch_size is not None and batch_size >= batches.count:
         batch_size = None
     if batches.batched_params and batch_size is not None:
         raise ArgumentError(
             explain("Parameters with a batch axis cannot be trained in minibatches.",
-                    f"in_axes={in_axes!r}, batch_size={batch_size}", "Leave batch_size out.")
+                    f"batch_size={batch_size}", "Leave batch_size out.")
         )
     trainer = _Trainer(optimizer, params)
-    step = value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device)
-
-    run = _Run(step, trainer, batches, batch_size, generator, reduce == "mean")
-    compiled = Compiled.of(step, optimizer, params, batches, batch_size, run.mean)
+    run = _Run(loops, trainer, batches, batch_size, generator)
+    compiled = loops.of(optimizer, params, batches, batch_size)
     history: list[Epoch] = []
-    with _bar(progress, epochs, run.steps_per_epoch) as advance:
+    with progress_bar(progress, epochs, run.steps_per_epoch) as advance:
         made = (run.one_by_one(epochs, advance) if compiled is None
                 else run.compiled(compiled, epochs, callback is not None, advance))
         for total, seconds in made:
@@ -149,26 +173,25 @@ def fit(
 class _Run:
     """One training. Its epochs come as (sum of the losses over the examples, seconds)."""
 
-    def __init__(self, step: Transformed, trainer: _Trainer, batches: Batches, batch_size: int | None,
-                 generator: np.random.Generator, mean: bool) -> None:
-        self._step, self._trainer, self._batches, self._batch_size = step, trainer, batches, batch_size
-        self._generator, self.mean = generator, mean
+    def __init__(self, loops: Loops, trainer: _Trainer, batches: Batches, batch_size: int | None,
+                 generator: np.random.Generator) -> None:
+        self._loops, self._trainer, self._batches, self._batch_size = loops, trainer, batches, batch_size
+        self._generator, self._mean = generator, loops.mean
         self.steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
 
     def one_by_one(self, epochs: int, advance: Callable[[float, int], None]) -> Iterator[tuple[float, float]]:
         """Each step is a call from Python."""
-        trainer, batches = self._trainer, self._batches
         for _ in range(epochs):
             started, total = time.perf_counter(), 0.0
-            for size, batch in _epoch(batches, self._batch_size, self._generator):
+            for size, batch in _epoch(self._batches, self._batch_size, self._generator):
                 loss = self._make(batch)
-                total += loss * size if self.mean else loss
+                total += loss * size if self._mean else loss
                 advance(loss, 1)
             yield total, time.perf_counter() - started
 
     def _make(self, batch: tuple[Tree, ...]) -> float:
         trainer = self._trainer
-        value, grads = _run(self._step, trainer.params, batch, self._batches)
+        value, grads = _run(self._loops.step, trainer.params, batch, self._batches)
         epoch, index = divmod(trainer.steps, self.steps_per_epoch)
         trainer.update(float(value), grads, f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}")
         return float(value)
@@ -178,11 +201,13 @@ class _Run:
         """Many steps a call; with `by_epoch`, none across the end of an epoch."""
         trainer, batches, pace = self._trainer, self._batches, Pace()
         model = loop.model(trainer.params, batches, *trainer.numbers())
-        rows, ends = loop.rows(trainer.params, batches), self.steps_per_epoch
+        rows, ends = self._loops.rows(loop, trainer.params, batches), self.steps_per_epoch
+        rule = trainer.rule
+        assert rule is not None                             # or there would be no loop
         total, spent = 0.0, 0.0
         for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
             before = trainer.steps
-            made, why, losses = loop.run(model, rows, part, before + 1)
+            made, why, losses = loop.run(model, rule, rows, part, before + 1)
             trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
             if why:
                 # The same step again from Python: it fails again, and then explains what happened.
@@ -192,7 +217,7 @@ class _Run:
             seconds = pace.lap(made) / made
             advance(float(losses[-1]), made)
             for number, ((_, size), loss) in enumerate(zip(part.steps, losses.tolist(), strict=True), before + 1):
-                total += loss * size if self.mean else loss
+                total += loss * size if self._mean else loss
                 spent += seconds
                 if number % ends == 0:
                     yield total, spent
@@ -208,7 +233,7 @@ class _Trainer:
         for position, leaf in enumerate(leaves):
             path = optim.leaf_path("params", spec, position)
             check_finite(np.asarray(leaf), path, "Start from finite parameters.")
-        self._optimizer = optimizer
+        self._optimizer, self.rule = optimizer, optimizer.rule
         self._layout = Raveled(params)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         self._vectors = self._layout.ravel(params)
@@ -309,7 +334,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 @contextmanager
-def _bar(progress: bool | None, epochs: int, steps_per_epoch: int) -> Iterator[Callable[[float, int], None]]:
+def progress_bar(progress: bool | None, epochs: int, steps_per_epoch: int) -> Iterator[Callable[[float, int], None]]:
     """A function to call after each step; it moves a progress bar on stderr, or does nothing."""
     if progress is False:
         yield lambda loss, steps: None

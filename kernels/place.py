@@ -15,7 +15,7 @@ BODY, SOURCES, TARGETS, BODY_PLACES = range(23, 27)
 
 # Many training steps in one call: RUN is the shell of the loss and its gradient, CALL its table; STEP_LINES say
 # (first chunk, last chunk, tile, divisor of the sums) of each step, COPIES (target, source, numbers).
-(CALL, RUN, SETTLE, UPDATE, FINITE, COPY, STEP_LINES, STEP_COUNT, SCALARS, SCALAR_BYTES, STEP_SUMS, GRADIENT, INPUTS, OUTPUTS,
- PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, STEPS_PLACES) = range(22)
+(CALL, RUN, SETTLE, UPDATE, FINITE, COPY, STEP_LINES, STEP_COUNT, SCALARS, SCALAR_BYTES, STEP_SUMS, GRADIENT, INPUTS,
+ OUTPUTS, PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, STEPS_PLACES) = range(22)
 
 LINE = 5 * 8                        # bytes of a line: five integers

@@ -25,7 +25,7 @@ LAYERS = [
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
-    ["train", "batches", "data", "plots", "recipes", "discover"],
+    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

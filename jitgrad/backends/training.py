@@ -63,21 +63,23 @@ class Model:
     numbers[0] are the parameters and numbers[1:] the averages, each (count,); they change in place.
     """
 
-    def __init__(self, kernel: CpuKernel, update: CpuKernel, parameters: Array, averages: Sequence[Array], others: Array):
-        self._kernel, self._update, dtype = kernel, update, kernel.program.dtype
-        count, kept = len(parameters), 1 + len(averages)
-        width = count + len(others)
-        room = -(-(width + kernel.plan.lanes) // kernel.plan.lanes) * kernel.plan.lanes     # whole vectors, all aligned
-        self._memory = aligned((2 * kept + 1) * room, dtype)
-        self._memory[:] = 0
-        rows = self._memory.reshape(2 * kept + 1, room)
-        rows[0, :count], rows[0, count:width] = parameters, others
-        for row, average in zip(rows[1:], averages, strict=False):
-            row[:count] = average
-        self.numbers = [row[:count] for row in rows[:kept]]
+    def __init__(self, kernel: CpuKernel, update: CpuKernel, parameters: int, averages: int, others: int):
+        self._kernel, self._update = kernel, update
+        lanes, kept, self._width = kernel.plan.lanes, 1 + averages, parameters + others
+        room = -(-(self._width + lanes) // lanes) * lanes               # whole vectors, all aligned
+        memory = aligned((2 * kept + 1) * room, kernel.program.dtype)
+        memory[:] = 0
+        self._rows = memory.reshape(2 * kept + 1, room)
+        self.numbers = [row[:parameters] for row in self._rows[:kept]]
         self._own = Workspace(kernel)
         self._status = np.zeros(2, np.int64)
-        self._fill_table(rows, count, kept)
+        self._fill_table(self._rows, parameters, kept)
+
+    def load(self, parameters: Array, averages: Sequence[Array], others: Array) -> None:
+        """Begin with these numbers; `others` are what else all examples share."""
+        for own, given in zip(self.numbers, (parameters, *averages), strict=True):
+            own[:] = given
+        self._rows[0, len(parameters):self._width] = others
 
     def _fill_table(self, rows: Array, count: int, kept: int) -> None:
         kernel, update, own = self._kernel, self._update, self._own

@@ -1,0 +1,170 @@
+"""`sweep`: many small models at once, one for each combination of settings, side by side on all cores."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from jitgrad import optim
+from jitgrad.api import value_and_grad
+from jitgrad.backends import threads
+from jitgrad.batches import Batches
+from jitgrad.errors import ArgumentError, NonFiniteError, explain
+from jitgrad.loop import Loops
+from jitgrad.train import FitResult, check_reduce, progress_bar, train_one
+
+Tree = Any
+
+SETTINGS = ("optimizer", "seed", "batch_size", "epochs", "params", "subset")
+
+
+class Model(NamedTuple):
+    """One model of a sweep: its settings, and its result or the error that ended its training."""
+
+    settings: Mapping[str, Any]
+    result: FitResult | None
+    error: NonFiniteError | None
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of its last epoch; infinite where the training diverged."""
+        return float("inf") if self.result is None else self.result.history[-1].loss
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All models of a sweep, in the order of the grid, the last setting varying fastest."""
+
+    models: tuple[Model, ...]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __getitem__(self, index: int) -> Model:
+        return self.models[index]
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models)
+
+    @property
+    def best(self) -> Model:
+        """The model of the lowest loss, the first of equals; raises its error where every training diverged."""
+        found = min(self.models, key=lambda model: model.loss)
+        if found.error is not None:
+            raise found.error
+        return found
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The mean loss of every epoch, a row a model; NaN where there was none."""
+        histories = [[] if m.result is None else m.result.losses for m in self.models]
+        table = np.full((len(histories), max(map(len, histories))), np.nan)
+        for row, losses in zip(table, histories, strict=True):
+            row[:len(losses)] = losses
+        return table
+
+    def __repr__(self) -> str:
+        failed = sum(model.error is not None for model in self.models)
+        diverged = f", {failed} diverged" if failed else ""
+        best = min(model.loss for model in self.models)
+        return f"SweepResult({len(self)} models{diverged}, best loss {best:.4g})"
+
+
+def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *, grid: Mapping[str, Sequence[Any]],
+          optimizer: optim.Optimizer | None = None, epochs: int = 50, batch_size: int | None = None, seed: int = 0,
+          reduce: str = "mean", in_axes: Any = None, device: str = "auto", progress: bool | None = None) -> SweepResult:
+    """Train a model for each combination of the settings in `grid`, as `fit` would train each alone.
+
+    grid: values for some of "optimizer", "seed", "batch_size", "epochs", "params" and "subset" (indices of examples)
+    params: a pytree, or a function of the seed that makes one
+    the others: as in `fit`, for what the grid leaves open
+
+    Small models are trained by the compiled loop, each on one core, and get the bits that training alone gives them.
+    A model whose training diverges ends with its error; the others go on.
+    raises: as `fit`, and ArgumentError for a grid with unknown settings or none
+    """
+    _check_grid(grid)
+    check_reduce(reduce)
+    fixed = {"optimizer": optimizer, "seed": seed, "batch_size": batch_size, "epochs": epochs, "params": params,
+             "subset": None}
+    chosen = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    step = value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device)
+    loops = Loops(step, reduce == "mean")
+    start = _Start(fixed, data, in_axes)
+    models: list[Model | None] = [None] * len(chosen)
+    numbers, stop = iter(range(len(chosen))), threading.Event()
+
+    with progress_bar(progress, len(chosen), 1) as advance:
+        def work() -> None:
+            for k in numbers:                               # a range's iterator may be shared by threads
+                if stop.is_set():
+                    return
+                settings = {**fixed, **chosen[k]}
+                own, batches = start.of(settings)
+                try:
+                    result = train_one(loops, own, batches, optimizer=settings["optimizer"], epochs=settings["epochs"],
+                                       batch_size=settings["batch_size"], seed=settings["seed"])
+                except NonFiniteError as error:
+                    models[k] = Model(chosen[k], None, error)
+                except BaseException:
+                    stop.set()
+                    raise
+                else:
+                    models[k] = Model(chosen[k], result, None)
+                if threading.current_thread() is main:
+                    advance(min((m.loss for m in models if m is not None), default=float("nan")),
+                            sum(m is not None for m in models) - shown[0])
+                    shown[0] = sum(m is not None for m in models)
+        main, shown = threading.current_thread(), [0]
+        threads.together([work] * min(threads.cores(), len(chosen)))
+    return SweepResult(tuple(model for model in models if model is not None))
+
+
+class _Start:
+    """What each model begins with; data are checked once for each subset."""
+
+    def __init__(self, fixed: Mapping[str, Any], data: tuple[Tree, ...], in_axes: Any):
+        self._data, self._in_axes = data, in_axes
+        self._batches: dict[Any, Batches] = {}
+        self._lock = threading.Lock()
+        self._fixed = fixed
+
+    def of(self, settings: Mapping[str, Any]) -> tuple[Tree, Batches]:
+        """(parameters, examples) of a model."""
+        params = settings["params"]
+        params = params(settings["seed"]) if callable(params) else params
+        subset = settings["subset"]
+        with self._lock:
+            batches = self._batches.get(id(subset))
+            if batches is None:
+                whole = Batches(params, self._data, self._in_axes)
+                batches = whole if subset is None else Batches(params, whole.chosen(_indices(subset, whole.count)),
+                                                               self._in_axes)
+                self._batches[id(subset)] = batches
+            return params, batches
+
+
+def _indices(subset: Any, count: int) -> npt.NDArray[np.intp]:
+    indices = np.asarray(subset)
+    if indices.dtype == bool and indices.shape == (count,):
+        indices = np.flatnonzero(indices)
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices) or not (
+            0 <= indices.min() <= indices.max() < count):
+        raise ArgumentError(explain(
+            f"A subset must name examples 0 to {count - 1} by index, or be a mask of {count}.",
+            f"an array of {indices.dtype}, shape {indices.shape}", "Pass for example np.arange(0, 100)."))
+    return indices.astype(np.intp)
+
+
+def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
+    unknown = [name for name in grid if name not in SETTINGS]
+    if unknown or not grid or not all(len(values) for values in grid.values()):
+        raise ArgumentError(explain(
+            f"A sweep's grid names settings and lists values for each; {'it is empty' if not grid else f'got {dict(grid)!r}'}.",
+            f"grid={list(grid)}", f"Choose from {', '.join(SETTINGS)}, for example grid={{'seed': range(10)}}."))

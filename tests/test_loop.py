@@ -1,0 +1,212 @@
+"""The compiled training loop makes the steps that Python makes one by one, bit for bit, and fails as they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jitgrad as jg
+from jitgrad import errors, loop, optim
+from jitgrad.compiler import schedule
+from jitgrad.train import FitResult
+
+OPTIMIZERS = {
+    "sgd": lambda: optim.sgd(0.05), "momentum": lambda: optim.sgd(0.02, momentum=0.9),
+    "nesterov": lambda: optim.sgd(0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "decay": lambda: optim.sgd(0.05, weight_decay=0.1), "adam": lambda: optim.adam(0.03),
+    "adamw": lambda: optim.adamw(0.03, weight_decay=0.1)}
+
+
+def model(params: Any, x: Any, y: Any) -> Any:
+    hidden = jg.tanh(params["W"] @ x + params["b"])
+    return (params["v"] @ hidden - y) ** 2 + 0.01 * params["s"] * x[0]
+
+
+def parameters(dtype: type = np.float64, seed: int = 0) -> dict[str, Any]:
+    draw = np.random.default_rng(seed)
+    return {"W": draw.normal(size=(4, 3)).astype(dtype), "b": draw.normal(size=4).astype(dtype),
+            "v": draw.normal(size=4).astype(dtype), "s": dtype(0.5)}
+
+
+def examples(n: int, dtype: type = np.float64) -> tuple[Any, Any]:
+    draw = np.random.default_rng(n)
+    return draw.normal(size=(n, 3)).astype(dtype), draw.normal(size=n).astype(dtype)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """`fit` makes every step from Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loops, "of", lambda *_: None)
+        yield
+
+
+@contextmanager
+def counting_slices() -> Iterator[list[int]]:
+    """The steps of each call of the compiled loop."""
+    calls: list[int] = []
+    run = loop.Compiled.run
+
+    def counted(self: Any, model: Any, rule: Any, rows: Any, part: Any, first: int) -> Any:
+        calls.append(len(part.steps))
+        return run(self, model, rule, rows, part, first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Compiled, "run", counted)
+        yield calls
+
+
+def assert_same(found: FitResult, expected: FitResult) -> None:
+    assert found.steps == expected.steps
+    assert found.losses == expected.losses
+    assert found.params.keys() == expected.params.keys()
+    for name in expected.params:
+        np.testing.assert_array_equal(found.params[name], expected.params[name])
+        assert type(found.params[name]) is type(expected.params[name])
+        assert found.params[name].dtype == expected.params[name].dtype
+
+
+def both(**keywords: Any) -> tuple[FitResult, FitResult]:
+    with counting_slices() as calls:
+        compiled = jg.fit(model, progress=False, device="cpu", **keywords)
+    assert sum(calls) == compiled.steps
+    with one_by_one():
+        return compiled, jg.fit(model, progress=False, device="cpu", **keywords)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_optimizer_makes_the_same_steps(name: str, dtype: type) -> None:
+    assert_same(*both(params=parameters(dtype), data=examples(37, dtype), optimizer=OPTIMIZERS[name](), epochs=5,
+                      batch_size=10, seed=3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 90), batch_size=st.integers(1, 100) | st.none(), epochs=st.integers(1, 6), seed=st.integers(0, 9),
+       reduce=st.sampled_from(["mean", "sum"]), tape=st.booleans(), most=st.integers(1, 40))
+def test_any_batches_make_the_same_steps(n: int, batch_size: int | None, epochs: int, seed: int, reduce: str, tape: bool,
+                                         most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "FIRST_STEPS", most)
+        patch.setattr(loop, "SLICE_EXAMPLES", 3 * most)
+        if tape:
+            patch.setattr(schedule, "FUSED_LIMIT", 30)          # the update's formula stays below it
+        assert_same(*both(params=parameters(), data=examples(n), optimizer=optim.adam(0.02), epochs=epochs,
+                          batch_size=batch_size, seed=seed, reduce=reduce))
+
+
+def test_many_chunks_and_many_steps_make_the_same_steps() -> None:
+    assert_same(*both(params=parameters(np.float32), data=examples(5000, np.float32), epochs=2, batch_size=2300))
+    assert_same(*both(params=parameters(np.float32), data=examples(20, np.float32), epochs=400))
+
+
+def test_a_callback_sees_every_epochs_parameters_and_may_end_the_training() -> None:
+    def run() -> tuple[list[Any], FitResult]:
+        seen: list[Any] = []
+
+        def callback(epoch: Any, params: Any) -> bool:
+            seen.append((epoch.epoch, epoch.loss, params["W"].copy()))
+            return epoch.epoch == 4
+        return seen, jg.fit(model, parameters(), examples(23), epochs=9, batch_size=7, progress=False, device="cpu",
+                            callback=callback)
+    seen, result = run()
+    with one_by_one():
+        expected, other = run()
+    assert_same(result, other)
+    assert len(seen) == len(expected) == 4
+    for one, two in zip(seen, expected, strict=True):
+        assert one[:2] == two[:2]
+        np.testing.assert_array_equal(one[2], two[2])
+
+
+def test_data_are_not_written_to_and_other_arguments_are_shared() -> None:
+    def scaled(params: Any, x: Any, scale: Any, label: Any) -> Any:
+        return (params["W"][0] @ x * scale[1] - label) ** 2 + params["s"] ** 2
+    x, y = examples(30)
+    labels, scale = (y > 0).astype(int), np.array([1.0, 0.5])
+    for array in (x, labels, scale):
+        array.flags.writeable = False
+    keywords: dict[str, Any] = {"epochs": 3, "batch_size": 8, "progress": False, "device": "cpu",
+                                "in_axes": (None, 0, None, 0)}
+    params = {k: parameters()[k] for k in ("W", "s")}
+    with counting_slices() as calls:
+        found = jg.fit(scaled, params, (x, scale, labels), **keywords)
+    assert calls
+    with one_by_one():
+        assert_same(found, jg.fit(scaled, params, (x, scale, labels), **keywords))
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_diverging_training_fails_as_it_does_from_python(batch_size: int | None) -> None:
+    def explode() -> str:
+        with pytest.raises(errors.NonFiniteError) as error:
+            jg.fit(model, parameters(np.float32), examples(23, np.float32), optimizer=optim.sgd(50.0), epochs=200,
+                   batch_size=batch_size, progress=False, device="cpu")
+        return str(error.value)
+    with counting_slices() as calls:
+        found = explode()
+    assert calls
+    with one_by_one():
+        assert explode() == found
+
+
+def test_parameters_that_overflow_while_the_loss_is_finite_are_named() -> None:
+    def steep(params: Any, x: Any) -> Any:
+        return params["w"][0] * x * 1e200 + params["v"][0]
+
+    def explode() -> str:
+        with pytest.raises(errors.NonFiniteError, match=r"params\['w'\] became NaN or infinite") as error:
+            jg.fit(steep, {"v": np.ones(2), "w": np.ones(1)}, (np.ones(4),), epochs=30, optimizer=optim.sgd(1e150),
+                   progress=False, device="cpu")
+        return str(error.value)
+    with counting_slices() as calls:
+        found = explode()
+    assert calls
+    with one_by_one():
+        assert explode() == found
+
+
+def test_a_wrong_label_is_named_by_the_callers_index() -> None:
+    def classify(params: Any, x: Any, y: Any) -> Any:
+        return jg.losses.hinge(params["v"][:3] @ x, y)
+    x, y = examples(40)
+    y = np.sign(y)
+    y[31] = 0.5
+
+    def wrong() -> str:
+        with pytest.raises(errors.LabelError) as error:
+            jg.fit(classify, {"v": np.ones(4)}, (x, y), epochs=3, batch_size=6, progress=False, device="cpu")
+        return str(error.value)
+    with counting_slices() as calls:
+        found = wrong()
+    assert calls
+    assert "31" in found
+    with one_by_one():
+        assert wrong() == found
+
+
+@pytest.mark.parametrize("why", ["custom optimizer", "float parameters", "mixed dtypes", "debug_nans", "large", "device"])
+def test_where_the_loop_is_not_taken(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, keywords = parameters(), {"epochs": 2, "progress": False, "device": "cpu"}
+    if why == "custom optimizer":
+        keywords["optimizer"] = optim.Optimizer(optim.sgd(0.1).init, optim.sgd(0.1).update)
+    elif why == "float parameters":
+        params["s"] = 0.5
+    elif why == "mixed dtypes":
+        params["b"] = params["b"].astype(np.float32)
+    elif why == "large":
+        monkeypatch.setattr(loop, "STEP_WORK", 100)
+    elif why == "device":
+        keywords["device"] = "interpret"
+    with counting_slices() as calls:
+        if why == "debug_nans":
+            with jg.debug_nans():
+                jg.fit(model, params, examples(20), **keywords)
+        else:
+            jg.fit(model, params, examples(20), **keywords)
+    assert not calls

@@ -1,0 +1,110 @@
+"""Sweeps and ensembles: each model gets the numbers it would get alone, on however many cores."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jitgrad as jg
+from jitgrad import errors, optim
+from jitgrad.backends import threads
+
+
+def line(params: Any, x: Any, y: Any) -> Any:
+    return (params["w"] @ x + params["b"] - y) ** 2
+
+
+def start(seed: int) -> dict[str, Any]:
+    draw = np.random.default_rng(seed)
+    return {"w": draw.normal(size=3).astype(np.float32), "b": np.zeros((), np.float32)}
+
+
+def data(n: int = 60) -> tuple[Any, Any]:
+    draw = np.random.default_rng(n)
+    x = draw.normal(size=(n, 3)).astype(np.float32)
+    return x, (x @ np.array([1.0, -2.0, 0.5], np.float32) + 0.25).astype(np.float32)
+
+
+COMMON: dict[str, Any] = {"epochs": 4, "batch_size": 16, "progress": False, "device": "cpu"}
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert found.losses == expected.losses
+    for name in expected.params:
+        np.testing.assert_array_equal(found.params[name], expected.params[name])
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_an_ensemble_is_its_models_trained_alone(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    found = jg.fit(line, start, data(), ensemble=7, seed=20, **COMMON)
+    assert len(found) == 7
+    for k, model in enumerate(found):
+        assert model.settings == {"seed": 20 + k}
+        assert_same(model.result, jg.fit(line, start(20 + k), data(), seed=20 + k, **COMMON))
+    assert found.losses.shape == (7, 4)
+    assert found.best.loss == found.losses[:, -1].min()
+
+
+def test_a_grid_is_walked_in_order_and_every_setting_counts() -> None:
+    subsets = [np.arange(30), np.arange(60) % 3 == 0]
+    grid = {"optimizer": [optim.adam(0.1), optim.adam(0.01), optim.sgd(0.05, momentum=0.9)], "seed": [1, 2],
+            "subset": subsets, "batch_size": [None, 7]}
+    found = jg.sweep(line, start, data(), grid=grid, epochs=3, progress=False, device="cpu")
+    assert len(found) == 24
+    for model, settings in zip(found, itertools.product(*grid.values()), strict=True):
+        assert list(model.settings) == list(grid)
+        assert all(mine is given for mine, given in zip(model.settings.values(), settings, strict=True))
+        optimizer, seed, subset, batch_size = settings
+        x, y = data()
+        alone = jg.fit(line, start(seed), (x[subset], y[subset]), optimizer=optimizer, seed=seed, batch_size=batch_size,
+                       epochs=3, progress=False, device="cpu")
+        assert_same(model.result, alone)
+
+
+def test_a_model_that_diverges_does_not_end_the_others() -> None:
+    found = jg.sweep(line, start(0), data(), grid={"optimizer": [optim.sgd(1e30), optim.sgd(0.05)]}, **COMMON)
+    assert isinstance(found[0].error, errors.NonFiniteError)
+    assert found[0].result is None
+    assert found[1].error is None
+    assert found.best is found[1]
+    assert np.isnan(found.losses[0]).all()
+    assert repr(found).startswith("SweepResult(2 models, 1 diverged, best loss ")
+    failed = jg.sweep(line, start(0), data(), grid={"optimizer": [optim.sgd(1e30)]}, **COMMON)
+    with pytest.raises(errors.NonFiniteError):
+        _ = failed.best
+
+
+def test_other_errors_end_the_sweep() -> None:
+    def wrong(params: Any, x: Any, y: Any) -> Any:
+        return jg.losses.hinge(params["w"] @ x, y)
+    with pytest.raises(errors.LabelError):
+        jg.sweep(wrong, start, data(), grid={"seed": range(6)}, **COMMON)
+
+
+@pytest.mark.parametrize("grid", [{}, {"sead": [1]}, {"seed": []}])
+def test_a_wrong_grid_is_refused(grid: Any) -> None:
+    with pytest.raises(errors.ArgumentError, match="optimizer, seed, batch_size"):
+        jg.sweep(line, start(0), data(), grid=grid)
+
+
+@pytest.mark.parametrize("subset", [[60], [-1], [[0]], [0.5], np.zeros(60, bool), np.zeros(3, bool)])
+def test_a_subset_must_name_examples(subset: Any) -> None:
+    with pytest.raises(errors.ArgumentError, match="examples 0 to 59"):
+        jg.sweep(line, start(0), data(), grid={"subset": [subset]}, **COMMON)
+
+
+def test_an_ensemble_has_no_callback_and_a_positive_size() -> None:
+    with pytest.raises(errors.ArgumentError, match="callback"):
+        jg.fit(line, start, data(), ensemble=2, callback=lambda *_: None)
+    with pytest.raises(errors.ArgumentError, match="ensemble"):
+        jg.fit(line, start, data(), ensemble=0)
+
+
+def test_one_at_a_time_where_there_is_no_compiled_loop() -> None:
+    found = jg.fit(line, start, data(), ensemble=2, **{**COMMON, "device": "interpret"})
+    for k, model in enumerate(found):
+        assert_same(model.result, jg.fit(line, start(k), data(), seed=k, **{**COMMON, "device": "interpret"}))
