@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, repeat
-from operator import attrgetter
 from struct import Struct
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from jitgrad import backends, errors
 from jitgrad.compiler import schedule
 from jitgrad.compiler.flat import Flat, Ints, codes, offsets, simplified
-from jitgrad.compiler.graph import OPS, Op, bits
+from jitgrad.compiler.graph import OPS, bits
 from jitgrad.compiler.program import FlatProgram, Leaf, Program
 from jitgrad.lowered import Lowered
 from jitgrad.value import Traced, Value
@@ -212,14 +211,14 @@ class _Walk:
         self.roots = roots
         self.number = _in_order(roots)
         self.nodes = nodes = list(self.number)
-        own = set(map(attrgetter("_backward"), nodes)) - {None}
-        if own:
+        own = [v._backward for v in nodes]
+        if set(own) != {None}:
             v = next(v for v in nodes if v._backward is not None)
             raise errors.TraceError(errors.explain(
                 f"a Value with its own `_backward` ({v._op or v!r}) cannot be compiled.", errors.user_location(),
                 "Build the expression from jitgrad's operations."))
         # Leaves are data; so are the numbers that operators made leaves of.
-        rules: list[Op | None] = list(map(attrgetter("_rule"), nodes))
+        rules = [v._rule for v in nodes]
         self.ops, code = codes([OPS["input"], OPS["constant"], *(rule for rule in set(rules) if rule is not None)])
         known: dict[Any, int] = {None: code[OPS["input"]]} | code
         self.code = np.fromiter(map(known.__getitem__, rules), np.int32, len(nodes))
@@ -233,7 +232,7 @@ class _Walk:
     def flat(self, order: npt.NDArray[np.intp]) -> Flat:
         """The expression, leaf order[k] having slot k. Outputs: no failure (0.0), the sum of several roots, the roots."""
         nodes, total = self.nodes, len(self.nodes)
-        args = list(map(attrgetter("_args"), nodes))
+        args = [v._args for v in nodes]
         counts = np.fromiter(map(len, args), np.int32, total)
         listed = list(chain.from_iterable(args))
         operands = np.fromiter(map(self.number.get, listed, repeat(-1)), np.int32, len(listed))

@@ -38,6 +38,9 @@ class Axes:
 def find_axes(tape: Tape, roots: Rows, absorbed: Mask) -> Axes:
     """The axes of the sums outermost above `roots`; `absorbed` rows are products that only exist within a sum."""
     forward = tape.instructions[:tape.derivatives]
+    sums = [i.segments.start for i in forward if i.op is OPS["sum"] and i.segments is not None]
+    if not any((np.diff(start) >= SHORTEST).any() for start in sums):
+        return Axes(np.zeros(tape.size, np.int32), np.zeros(1, np.int32))
     member, group = _hand_down(tape, forward, roots, _expressions(tape, forward))
     leaves = np.zeros(tape.size, np.int32)
     leaves[:len(tape.inputs)] = member[:len(tape.inputs)]

@@ -80,11 +80,12 @@ def ranges(start: Ints, lists: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64],
 def flatten(outputs: Sequence[Node]) -> Flat:
     """The nodes of a graph that `outputs` depend on, in the order they were made."""
     nodes = live(outputs)
-    ops, code = codes([n.op for n in nodes])
+    made = [n.op for n in nodes]
+    ops, code = codes(made)
     place = np.zeros(nodes[-1].index + 1, np.int32)
-    place[np.fromiter((n.index for n in nodes), np.int32, len(nodes))] = np.arange(len(nodes))
+    place[np.array([n.index for n in nodes], np.int32)] = np.arange(len(nodes))
     operands = np.array([a.index for n in nodes for a in n.args], np.int32)
-    return Flat(ops, np.fromiter((code[n.op] for n in nodes), np.int32, len(nodes)),
+    return Flat(ops, np.fromiter(map(code.__getitem__, made), np.int32, len(nodes)),
                 offsets(np.fromiter((len(n.args) for n in nodes), np.int32, len(nodes))), place[operands],
                 np.fromiter((0.0 if n.payload is None else n.payload for n in nodes), np.float64, len(nodes)),
                 np.fromiter((n.kind == "bool" for n in nodes), np.bool_, len(nodes)),

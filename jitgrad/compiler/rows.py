@@ -74,8 +74,8 @@ class _Tabulation:
         self.next = len(self.inputs)
         for row, value in tape.constants.items():
             self.place[row] = self._constant(value, 1)
-        kept = [int((~self.absorbed[i.lo:i.hi]).sum()) for i in tape.instructions]
-        self.widest = max(kept, default=0) + lanes
+        stored = np.append(0, np.cumsum(~self.absorbed))
+        self.widest = lanes + max((int(stored[i.hi] - stored[i.lo]) for i in tape.instructions), default=0)
         self.place[self.one] = self.ones = self._constant(1.0, self.widest)
         self.runs: dict[int, int] = {}
         self.scratch = [self._claim(self.widest) for _ in range(max((len(i.args) for i in tape.instructions), default=0))]
@@ -210,6 +210,8 @@ class _Tabulation:
     def _operand(self, rows: Rows, scratch: int) -> tuple[int, int]:
         """Where an operand's numbers lie side by side, brought together in `scratch` if need be; how many were gathered."""
         places = self.place[rows]
+        if len(rows) == 1:
+            return int(places[0]), 0
         steps = np.diff(places)
         if (steps == 1).all():
             return int(places[0]), 0
