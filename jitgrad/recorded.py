@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad import backends, errors
+from jitgrad import backends, errors, soundness
 from jitgrad.compiler.graph import OPS, Graph, Node
 from jitgrad.compiler.program import Leaf, Program
 from jitgrad.compiler.simplify import rewrite
@@ -29,7 +29,8 @@ def compile(root: Value | Sequence[Value], wrt: Iterable[Value] | None = None, d
 
     root: a finished Value, or several, whose sum is differentiated; wrt: the leaves whose .grad is set, default all;
     dtype: float32 or float64, what is computed in. Raises ArgumentError for a root that depends on no leaf, TraceError
-    for a traced Value or one with a derivative of its own (`_backward`), which no compiler can read.
+    for a traced Value or one with a derivative of its own (`_backward`), which no compiler can read. Warns
+    (StaleGraphWarning) where a number was read while the graph was built; a softmax's shift is computed at each call.
     """
     roots = [root] if isinstance(root, Value) else list(root) if isinstance(root, Sequence) else []
     if not roots or not all(isinstance(r, Value) for r in roots):
@@ -54,7 +55,9 @@ class ValueProgram:
         self._graph = Graph(rewrite)
         self.leaves: list[Value] = []
         self._constants: list[float] = []
-        self._nodes = self._record()
+        self._structure = soundness.examine(self.roots)
+        with self._structure.shifts():
+            self._nodes = self._record()
         if not self.leaves:
             raise errors.ArgumentError("compile() needs an expression of at least one Value of the user's")
         self._slots = np.array([*self._leaf_slots, *self._constant_slots], np.int64)
@@ -123,11 +126,12 @@ class ValueProgram:
     def _set(self, sums: Array) -> Any:
         data = sums[2:2 + len(self.roots)].tolist()
         for root, number in zip(self.roots, data, strict=True):
-            root.data = number
+            root._set_number(number)
         return data[0] if len(data) == 1 else data
 
     def forward(self) -> Any:
         """Compute anew: sets the roots' .data from the leaves' and returns it (a list for several roots)."""
+        self._structure.check(self.leaves)
         return self._set(self._forward(self._read(), [], 1).sums)
 
     def backward(self) -> Any:
@@ -135,6 +139,7 @@ class ValueProgram:
 
         Gradients are this call's; they do not add to what was there, with or without zero_grad().
         """
+        self._structure.check(self.leaves)
         sums = self._backward(self._read(), [], 1).sums
         gradient = sums[2 + len(self.roots):][self._slots[:len(self.leaves)]].tolist()
         for k in self._wrt:
@@ -148,6 +153,7 @@ class ValueProgram:
         given = np.asarray(numbers, self.dtype)
         if given.shape != (len(self.leaves),):
             raise errors.ShapeError(f"run() takes one number a leaf, shape ({len(self.leaves)},); got {given.shape}")
+        self._structure.check(self.leaves)
         sums = self._backward(self._vector(given), [], 1).sums
         values = sums[2:2 + len(self.roots)]
         gradient = sums[2 + len(self.roots):][self._slots[:len(self.leaves)]][self._wrt].astype(self.dtype)
