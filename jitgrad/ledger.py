@@ -46,6 +46,9 @@ SERIALS = count(1)
 HOOKED: WeakSet[Any] = WeakSet()
 
 
+_read: Ledger | None = None                  # the open ledger that a number was read from last
+
+
 class Full(Exception):
     """The ledger takes no more entries; its successor does."""
 
@@ -145,14 +148,20 @@ class Ledger:
 
     def close(self) -> None:
         """Take no more entries."""
+        global _read
         self.closed = True
         self.ids = iter(())
+        if _read is self:
+            _read = None
 
     # What the user's program does to a computed Value.
 
     def note_read(self, i: int) -> None:
         """The user reads the number of an entry."""
+        global _read
         at = i, LIMIT - self.ids.__length_hint__()
+        if not self.closed:
+            _read = self            # what follows from the number goes here too, even if the Value that was read dies now
         if at not in self.reads:
             frame = sys._getframe(2)
             code: CodeType | None = frame.f_code

@@ -3,8 +3,8 @@
 A program replays a graph. Where the user's Python looked at a number on the way (`if h.data > 0`, `max(…)`, `float(v)`)
 the graph holds what followed from the number of that day. The reads are noted in the ledger (ledger.py). One kind is
 understood: the shift of a softmax, `m = max(v.data for v in logits)` and `(v - m).exp()`, is computed anew at each run. Any
-other read of something that depends on the program's leaves, made before the graph was finished, is a StaleGraphWarning
-with its line.
+other read that was made before the graph was finished, of something that depends on the program's leaves or of a number that
+stands in the graph, is a StaleGraphWarning with its line: whether more followed from it, Python does not tell.
 
 A shift is also recognised where no read was noted, because the logits are leaves: from two or more in a row the same
 number is taken before `exp`, and it is the largest of theirs, not a whole number, and nowhere else in the graph.
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 from types import CodeType
 from typing import Any
 
@@ -76,33 +75,68 @@ class _Part:
     def leaf_entries(self) -> set[int]:
         return set(self.ledger.places.values())
 
+    def origin(self, entry: int) -> tuple[Ledger, int]:
+        """Where an import comes from; the entry itself, if it is none."""
+        return self._origins.get(entry, (self.ledger, entry))
+
+    @cached_property
+    def _origins(self) -> dict[int, tuple[Ledger, int]]:
+        return {i: v._place() for v, i in self.ledger.imports.items()}
+
     @cached_property
     def numbers(self) -> set[int]:
         """The entries that are plain numbers of the user's."""
         ops, given = self.ledger.ops, self.leaf_entries.union(self.ledger.imports.values())
         return {i for i, reached in enumerate(self.reached) if reached and ops[i] == GIVEN and i not in given}
 
+    @cached_property
+    def shifted(self) -> dict[int, int]:
+        """By entry of the number, the entry of x in each (x + number).exp() whose number is a plain one."""
+        left, right, ops = self.ledger.left, self.ledger.right, self.ledger.ops
+        return {right[left[i]]: left[left[i]] for i, code in enumerate(ops[:len(self.reached)])
+                if code == _EXP and self.reached[i] and ops[left[i]] == ADD and right[left[i]] in self.numbers}
+
+    @cached_property
+    def others(self) -> dict[Any, list[int]]:
+        """By number, the entries of all plain numbers beside those."""
+        found: dict[Any, list[int]] = {}
+        for i in self.numbers - self.shifted.keys():
+            found.setdefault(self.ledger.data[i], []).append(i)
+        return found
+
 
 @dataclass
 class _Maximum:
-    """The largest of some numbers, and the plain numbers in the graph that it became: (ledger, entry, negated)."""
+    """The largest of some numbers, m, and the plain numbers in the graph that it became: (ledger, entry, negated).
+
+    reads: what the user read; shifted: from what it was taken, (ledger, entry, whether a leaf).
+    """
 
     m: Any
-    batch: list[_Read]
-    doubtful: bool
-    shifted: list[tuple[Ledger, int, bool]] = field(default_factory=list)      # the last: whether it is a leaf
+    reads: list[_Read] = field(default_factory=list)
+    shifted: list[tuple[Ledger, int, bool]] = field(default_factory=list)
     uses: list[tuple[Ledger, int, bool]] = field(default_factory=list)
 
     @property
+    def computed(self) -> set[tuple[Ledger, int]]:
+        return {(ledger, x) for ledger, x, leaf in self.shifted if not leaf}
+
+    @property
+    def places(self) -> list[tuple[Ledger, int]]:
+        return list(dict.fromkeys((r.ledger, r.entry) for r in self.reads))
+
+    @property
+    def certain(self) -> bool:
+        """Whether it was taken from just what was read, so that it is no part of another with the same m."""
+        return self.computed == set(self.places) and len(self.computed) == len(set(self.shifted))
+
+    @property
     def members(self) -> list[tuple[Ledger, int]]:
-        """What it is the largest of: what was read, and the leaves, whose reads are not noted; none if it is not."""
-        if not self.batch:
-            found = list(dict.fromkeys((ledger, x) for ledger, x, _ in self.shifted))
-            largest = max(ledger.data[x] for ledger, x in found)
-            return found if len(found) > 1 and largest == self.m else []
-        # A leaf that is shifted too, and not above the maximum, took part in it.
-        leaves = [(ledger, x) for ledger, x, leaf in self.shifted if leaf and ledger.data[x] <= self.m]
-        return list(dict.fromkeys([*((r.ledger, r.entry) for r in self.batch), *leaves]))
+        """What it is the largest of; none if it is not. Reads of leaves are not noted: those that it was taken from."""
+        found = self.places + [(ledger, x) for ledger, x, leaf in self.shifted if leaf and ledger.data[x] <= self.m]
+        found = list(dict.fromkeys(found))
+        largest = self.m in [ledger.data[x] for ledger, x in found]
+        return found if largest and self.computed <= set(found) and (self.reads or len(found) > 1) else []
 
     def value(self) -> Any:
         """The maximum as a Value that is held constant."""
@@ -162,6 +196,7 @@ class Structure:
     def __init__(self, roots: Sequence[Value]):
         self._roots = {v._place() for v in roots}
         self.ledgers = _ledgers(roots)
+        know_values(self.ledgers, Computed)
         self._changes = [ledger.changes for ledger in self.ledgers]
         self._shifts: list[tuple[Ledger, int, Value]] = []
         if any(ledger.assigned for ledger in self.ledgers):
@@ -210,61 +245,76 @@ class Structure:
     # Softmax.
 
     def find_shifts(self, batches: list[list[_Read]]) -> list[list[_Read]]:
-        """Take up the shifts of softmaxes; answers the batches of reads that they do not explain."""
+        """Take up the shifts of softmaxes; answers the batches of reads that they do not explain.
+
+        A softmax is the same whatever its shift, if all its terms have the same; so all numbers equal to a maximum are
+        taken up together, or none.
+        """
+        explained: set[int] = set()
+        for m, maxima in self._maxima(batches).items():
+            others = [(part.ledger, i) for part in self._parts for c in (m, -m) for i in part.others.get(c, ())]
+            # The maximum again, as in a log-sum-exp; or not: 0 and 1 may mean anything.
+            doubtful = bool(others) and (len(maxima) > 1 or not maxima[0].reads or float(m).is_integer())
+            if doubtful or not all(maximum.members for maximum in maxima):
+                continue
+            for maximum in maxima:
+                if not maximum.reads and float(m).is_integer():
+                    continue
+                maximum.uses += [(ledger, i, ledger.data[i] != m) for ledger, i in others]
+                shift = maximum.value()
+                negative = apply(OPS["neg"], shift)
+                self._shifts += [(ledger, i, negative if negated else shift) for ledger, i, negated in maximum.uses]
+                explained.update(map(id, maximum.reads))
+        return [batch for batch in batches if id(batch[0]) not in explained]
+
+    def _maxima(self, batches: list[list[_Read]]) -> dict[Any, list[_Maximum]]:
+        """By m, the softmaxes whose shift it is: one each where it is certain which number is whose, else all as one."""
         largest: dict[Any, list[list[_Read]]] = {}
         for batch in batches:
             largest.setdefault(max(r.number for r in batch), []).append(batch)
-        passed = dict.fromkeys(largest, 0)        # how many batches of each largest number came before
-        maxima: dict[Any, _Maximum] = {}
+        passed = dict.fromkeys(largest, 0)        # how many of these came before
+        found: dict[Any, dict[int, _Maximum]] = {}
         for part in reversed(self._parts):
-            ledger, shifted = part.ledger, _shifted(part)
-            run: list[int] = []
-            for number, x in shifted.items():
-                m = -ledger.data[number]
+            for number, x in part.shifted.items():
+                m = -part.ledger.data[number]
                 known = largest.get(m, [])
-                while known and passed[m] < len(known) and all(r.before(ledger, number) for r in known[passed[m]]):
+                while known and passed[m] < len(known) and _precedes(known[passed[m]], part.ledger, number):
                     passed[m] += 1
                 batch = known[passed[m] - 1] if known and passed[m] else []
-                run = run if not batch and run and ledger.data[run[0]] == -m else []
-                run.append(number)
-                key = id(batch) if batch else (ledger._serial, run[0])
-                maximum = maxima.setdefault(key, _Maximum(m, batch, not batch and float(m).is_integer()))
-                maximum.shifted.append((ledger, x, x in part.leaf_entries))
-                maximum.uses.append((ledger, number, True))
-            found = {maximum.m: maximum for maximum in maxima.values() if maximum.members}
-            for number in part.numbers - shifted.keys() if found else ():
-                c = ledger.data[number]
-                other = found.get(c) or found.get(-c)
-                if other is not None and all(r.before(ledger, number) for r in other.batch):
-                    other.uses.append((ledger, number, other.m != c))
-                    # The maximum again, as in a log-sum-exp; or not: 0 and 1 may mean anything.
-                    other.doubtful |= float(c).is_integer() or not other.batch
-        sure = [maximum for maximum in maxima.values() if maximum.members and not maximum.doubtful]
-        for maximum in sure:
-            shift = maximum.value()
-            negative = apply(OPS["neg"], shift)
-            self._shifts += [(ledger, number, negative if negated else shift)
-                             for ledger, number, negated in maximum.uses]
-        explained = {id(maximum.batch) for maximum in sure}
-        return [batch for batch in batches if id(batch) not in explained]
+                maximum = found.setdefault(m, {}).setdefault(id(batch) if batch else 0, _Maximum(m, batch))
+                maximum.shifted.append((*part.origin(x), x in part.leaf_entries))
+                maximum.uses.append((part.ledger, number, True))
+        reads_of = {(r.ledger, r.entry): batch for batch in batches for r in batch}
+        maxima = {}
+        for m, group in found.items():
+            one = _Maximum(m)
+            for maximum in group.values():
+                one.shifted += maximum.shifted
+                one.uses += maximum.uses
+            touched = {id(batch): batch for place in one.computed for batch in [reads_of.get(place, [])]}
+            one.reads = [r for batch in touched.values() for r in batch]
+            certain = all(maximum.certain for maximum in group.values())
+            maxima[m] = list(group.values()) if certain else [one]
+        return maxima
 
     # Everything else.
 
     def warn(self, batches: list[list[_Read]]) -> None:
         """Warn of reads that the graph may have followed from."""
         leaves = {id(v) for part in self._parts for v in part.leaves}
+        frozen = {abs(part.ledger.data[i]) for part in self._parts for i in part.numbers}
         suspects: dict[Any, list[_Read]] = {}
         for batch in batches:
             for r in batch:
                 if any(r.before(part.ledger, len(part.reached) - 1) for part in self._parts):
                     suspects.setdefault((r.code, r.instruction), []).append(r)
-        for (code, instruction), reads in suspects.items():
-            read = _parts((r.ledger, r.entry) for r in reads)
-            if any(id(v) in leaves for part in read for v in part.leaves):
-                where = None if code is None else errors.Location(code, instruction)
-                warnings.warn(errors.StaleGraphWarning(errors.explain(
-                    "a number was read while this graph was built; the program keeps what followed from it.", where,
-                    "Use jg.where, jg.maximum or jg.softmax, or compile again when the answer may change.")), stacklevel=5)
+        lines = [line for line, reads in suspects.items() if any(abs(r.number) in frozen for r in reads) or any(
+            id(v) in leaves for part in _parts((r.ledger, r.entry) for r in reads) for v in part.leaves)]
+        for code, instruction in lines:
+            where = None if code is None else errors.Location(code, instruction)
+            warnings.warn(errors.StaleGraphWarning(errors.explain(
+                "a number was read while this graph was built; the program keeps what followed from it.", where,
+                "Use jg.where, jg.maximum or jg.softmax, or compile again when the answer may change.")), stacklevel=5)
 
 
 def _refuse_replaced() -> None:
@@ -272,15 +322,10 @@ def _refuse_replaced() -> None:
                                            errors.user_location(), "Build the expression anew and compile that."))
 
 
-def _shifted(part: _Part) -> dict[int, int]:
-    """By entry of the number, the entry of x in each (x + number).exp() whose number is a plain one."""
-    ledger, numbers, found = part.ledger, part.numbers, {}
-    for i, code in enumerate(ledger.ops[:len(part.reached)]):
-        if code == _EXP and part.reached[i] and ledger.ops[ledger.left[i]] == ADD:
-            x, number = ledger.left[ledger.left[i]], ledger.right[ledger.left[i]]
-            if number in numbers:
-                found[number] = x
-    return found
+def _precedes(batch: list[_Read], ledger: Ledger, entry: int) -> bool:
+    """Whether the entry is known to be younger than these reads, between which nothing was entered."""
+    here = [r for r in batch if r.ledger is ledger]
+    return all(r.before(ledger, entry) for r in here or batch)
 
 
 def _values(ledger: Ledger) -> dict[int, Any]:
@@ -298,8 +343,17 @@ def _batches(ledgers: Iterable[Ledger]) -> list[list[_Read]]:
     """The reads, in order, those together that one expression made with nothing computed in between."""
     reads = sorted((_Read(time, ledger, entry, stamp, code, instruction) for ledger in ledgers
                     for (entry, stamp), (time, code, instruction) in ledger.reads.items()), key=lambda r: r.time)
-    return [[r for _, r in run] for _, run in
-            groupby(enumerate(reads), lambda kr: (kr[1].time - kr[0], kr[1].code, kr[1].instruction))]
+    found: list[list[_Read]] = []
+    stamps: dict[int, int] = {}
+    for r in reads:
+        last = found[-1][-1] if found else None
+        if (last is None or (r.code, r.instruction, r.time) != (last.code, last.instruction, last.time + 1)
+                or stamps.get(id(r.ledger), r.stamp) != r.stamp):
+            found.append([])
+            stamps = {}
+        stamps[id(r.ledger)] = r.stamp
+        found[-1].append(r)
+    return found
 
 
 def examine(roots: Sequence[Value]) -> Structure:

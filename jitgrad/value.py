@@ -110,8 +110,8 @@ class Value:
     @_backward.setter
     def _backward(self, function: Callable[[], None] | None) -> None:
         self._own = function
-        if function is not None and not self._args:
-            HOOKED.add(self)
+        if not self._args:
+            (HOOKED.discard if function is None else HOOKED.add)(self)
 
     def __repr__(self) -> str:
         return f"Value(data={self._number()}, grad={self.grad})"
