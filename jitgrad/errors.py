@@ -56,6 +56,10 @@ class GradientError(JitgradError, AssertionError):
     """A value or gradient that disagrees with the referee."""
 
 
+class StaleGraphWarning(UserWarning):
+    """A recorded graph was built from a number that was read on the way, and will not follow when that changes."""
+
+
 @dataclass(frozen=True)
 class Location:
     """A line of a user's program; the line number is worked out only when somebody asks."""

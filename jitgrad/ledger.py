@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
+from types import CodeType
 from typing import Any
 from weakref import WeakSet, ref
 
@@ -45,6 +46,9 @@ SERIALS = count(1)
 HOOKED: WeakSet[Any] = WeakSet()
 
 
+_read: Ledger | None = None                  # the open ledger that a number was read from last
+
+
 class Full(Exception):
     """The ledger takes no more entries; its successor does."""
 
@@ -56,8 +60,8 @@ class Ledger:
     of an operation's operands; `places` and `imports` say which entries are the user's leaves and other ledgers' Values.
     """
 
-    __slots__ = ("__weakref__", "_next", "_serial", "assigned", "closed", "data", "grads", "handmade", "ids", "imports",
-                 "left", "ops", "own", "places", "reads", "right", "third", "touched", "values")
+    __slots__ = ("__weakref__", "_next", "_serial", "assigned", "changes", "closed", "data", "grads", "handmade", "ids",
+                 "imports", "left", "ops", "own", "places", "reads", "right", "third", "touched", "values")
 
     def __init__(self) -> None:
         if not _INDICES:
@@ -77,8 +81,9 @@ class Ledger:
         self.touched = False                           # grads hold more than what the next sweep starts from
         self.values: dict[int, Any] | None = None
         self.closed = False
-        self.reads: dict[tuple[int, int], Any] = {}    # (entry, entries then) → code object and instruction
+        self.reads: dict[tuple[int, int], Any] = {}    # (entry, entries then) → time, code, instruction
         self.assigned: set[int] = set()
+        self.changes = 0                               # of numbers and rules, by the user
         self._next: Any = None
         self.ids: Any = iter(_INDICES)
 
@@ -143,28 +148,34 @@ class Ledger:
 
     def close(self) -> None:
         """Take no more entries."""
+        global _read
         self.closed = True
         self.ids = iter(())
+        if _read is self:
+            _read = None
 
     # What the user's program does to a computed Value.
 
     def note_read(self, i: int) -> None:
         """The user reads the number of an entry."""
-        reads = self.reads
+        global _read
         at = i, LIMIT - self.ids.__length_hint__()
-        if at not in reads:
+        if not self.closed:
+            _read = self            # what follows from the number goes here too, even if the Value that was read dies now
+        if at not in self.reads:
             frame = sys._getframe(2)
-            code = frame.f_code
-            if errors.is_internal(code.co_filename):
-                location = errors.user_location()
-                reads[at] = None if location is None else (location.code, location.instruction)
-            else:
-                reads[at] = code, frame.f_lasti
+            code: CodeType | None = frame.f_code
+            instruction = frame.f_lasti
+            if errors.is_internal(frame.f_code.co_filename):
+                where = errors.user_location()
+                code, instruction = (None, 0) if where is None else (where.code, where.instruction)
+            self.reads[at] = next(SERIALS), code, instruction
 
     def assign(self, i: int, number: Any) -> None:
         """The user replaces the number of an entry."""
         self.data[i] = number
         self.assigned.add(i)
+        self.changes += 1
 
     def rule(self, i: int) -> Op:
         """The operation of an entry, whoever differentiates it."""
@@ -180,6 +191,7 @@ class Ledger:
         else:
             self.own[i] = function, code
             self.ops[i] = REPLACED
+        self.changes += 1
 
     # The gradient.
 

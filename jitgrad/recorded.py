@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad import backends, errors
+from jitgrad import backends, errors, soundness
 from jitgrad.compiler import schedule
 from jitgrad.compiler.flat import Flat, Ints, codes, offsets, simplified
 from jitgrad.compiler.graph import OPS, bits
@@ -34,7 +34,8 @@ def compile(root: Value | Sequence[Value], wrt: Iterable[Value] | None = None, d
 
     root: a finished Value, or several, whose sum is differentiated; wrt: the leaves whose .grad is set, default all;
     dtype: float32 or float64, what is computed in. Raises ArgumentError for a root that depends on no leaf, TraceError
-    for a traced Value or one with a derivative of its own (`_backward`), which no compiler can read.
+    for a traced Value or one with a derivative of its own (`_backward`), which no compiler can read. Warns
+    (StaleGraphWarning) where a number was read while the graph was built; a softmax's shift is computed at each call.
     """
     roots = [root] if isinstance(root, Value) else list(root) if isinstance(root, Sequence) else []
     if not roots or not all(isinstance(r, Value) for r in roots):
@@ -69,6 +70,11 @@ class ValueProgram:
 
     def __init__(self, roots: Sequence[Value], wrt: Iterable[Value] | None, device: str, dtype: np.dtype[Any]):
         self.roots, self.dtype, self._device = list(roots), dtype, backends.resolve(device, 0)
+        self._structure = soundness.examine(self.roots)
+        with self._structure.shifts():
+            self._record(wrt)
+
+    def _record(self, wrt: Iterable[Value] | None) -> None:
         walk = _Walk(self.roots)
         self.values, self.leaves, self._constants = len(walk.nodes), walk.leaves, walk.constants
         if not self.leaves:
@@ -117,11 +123,12 @@ class ValueProgram:
 
     def _set(self, values: list[float]) -> Any:
         for root, number in zip(self.roots, values[-len(self.roots):], strict=True):
-            root.data = number
+            root._set_number(number)
         return values[-1] if len(self.roots) == 1 else values[-len(self.roots):]
 
     def forward(self) -> Any:
         """Compute anew: sets the roots' .data from the leaves' and returns it (a list for several roots)."""
+        self._structure.check(self.leaves)
         return self._set(self._forward(self._read(), [], 1).sums.tolist())
 
     def backward(self) -> Any:
@@ -129,6 +136,7 @@ class ValueProgram:
 
         Gradients are this call's; they do not add to what was there, with or without zero_grad().
         """
+        self._structure.check(self.leaves)
         sums = self._backward(self._read(), [], 1).sums
         first = len(sums) - len(self._wanted)
         for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):
@@ -142,6 +150,7 @@ class ValueProgram:
         given = np.asarray(numbers, self.dtype)
         if given.shape != (len(self.leaves),):
             raise errors.ShapeError(f"run() takes one number a leaf, shape ({len(self.leaves)},); got {given.shape}")
+        self._structure.check(self.leaves)
         vector = self._numbers.astype(self.dtype)
         vector[:len(given)] = given[self._order]
         sums = self._backward(vector, [], 1).sums

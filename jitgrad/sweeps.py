@@ -166,5 +166,5 @@ def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
     unknown = [name for name in grid if name not in SETTINGS]
     if unknown or not grid or not all(len(values) for values in grid.values()):
         raise ArgumentError(explain(
-            f"A sweep's grid names settings and lists values for each; {'it is empty' if not grid else f'got {dict(grid)!r}'}.",
-            f"grid={list(grid)}", f"Choose from {', '.join(SETTINGS)}, for example grid={{'seed': range(10)}}."))
+            "A sweep's grid names settings and lists at least one value for each.", f"grid={dict(grid)!r}",
+            f"Choose from {', '.join(SETTINGS)}, for example grid={{'seed': range(10)}}."))

@@ -110,8 +110,8 @@ class Value:
     @_backward.setter
     def _backward(self, function: Callable[[], None] | None) -> None:
         self._own = function
-        if function is not None and not self._args:
-            HOOKED.add(self)
+        if not self._args:
+            (HOOKED.discard if function is None else HOOKED.add)(self)
 
     def __repr__(self) -> str:
         return f"Value(data={self._number()}, grad={self.grad})"
@@ -258,8 +258,15 @@ class Computed(Value):
         know_values([ledger], Computed)
         return tuple(self._operand(ledger, i, shown) for i in ledger.operands(self._index))
 
-    @staticmethod
-    def _operand(ledger: Ledger, i: int, shown: bool) -> Any:
+    @classmethod
+    def at(cls, ledger: Ledger, i: int) -> Computed:
+        """The Value of an operation's entry."""
+        made: Computed = cls()
+        made._ledger, made._index = ledger, i
+        return made
+
+    @classmethod
+    def _operand(cls, ledger: Ledger, i: int, shown: bool) -> Any:
         """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
         values: dict[int, Any] = ledger.values or {}
         v = values.get(i)
@@ -268,10 +275,7 @@ class Computed(Value):
                 return ledger.data[i]
             v = Value(ledger.data[i])
             v._rule = OPS["constant"]
-        elif v is None:
-            v = Computed()
-            v._ledger, v._index = ledger, i
-        return values.setdefault(i, v)
+        return values.setdefault(i, cls.at(ledger, i) if v is None else v)
 
     @property
     def _backward(self) -> Callable[[], None] | None:
@@ -394,10 +398,7 @@ def apply(op: Op, *args: Any) -> Any:
             i = ledger.enter(CODE[op], reference(op)(*[a._number() if isinstance(a, Value) else a for a in args]), places)
         except Full:
             continue
-        made = Computed()
-        made._ledger = ledger
-        made._index = i
-        return made
+        return Computed.at(ledger, i)
 
 
 def _ledger_for(args: Sequence[Any]) -> Ledger:

@@ -47,7 +47,7 @@ class Engine:
         return Engine(self.data * other.data, (self, other), lambda g: (other.data * g, self.data * g))
 
     def __pow__(self, k: float) -> Any:
-        return Engine(self.data**k, (self,), lambda g: ((k * self.data ** (k - 1)) * g,))
+        return Engine(self.data**k, (self,), lambda g: ((k * self.data ** (k - 1)) * g if k else 0.0,))
 
     def relu(self) -> Any:
         out = 0 if self.data < 0 else self.data

@@ -1,0 +1,368 @@
+"""What a recorded graph took from its numbers while it was built, and what becomes of that when the numbers change.
+
+A program replays a graph. Where the user's Python looked at a number on the way (`if h.data > 0`, `max(…)`, `float(v)`)
+the graph holds what followed from the number of that day. The reads are noted in the ledger (ledger.py). One kind is
+understood: the shift of a softmax, `m = max(v.data for v in logits)` and `(v - m).exp()`, is computed anew at each run. Any
+other read that was made before the graph was finished, of something that depends on the program's leaves or of a number that
+stands in the graph, is a StaleGraphWarning with its line: whether more followed from it, Python does not tell.
+
+A shift is also recognised where no read was noted, because the logits are leaves: from two or more in a row the same
+number is taken before `exp`, and it is the largest of theirs, not a whole number, and nowhere else in the graph.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import CodeType
+from typing import Any
+
+from jitgrad import errors
+from jitgrad.compiler.graph import OPS
+from jitgrad.ledger import ADD, CODE, GIVEN, HOOKED, Ledger, know_values
+from jitgrad.value import Computed, Value, apply
+
+_EXP = CODE[OPS["exp"]]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The user read the number of an entry when its ledger had `stamp` entries; `time` is a serial."""
+
+    time: int
+    ledger: Ledger
+    entry: int
+    stamp: int
+    code: CodeType | None
+    instruction: int
+
+    @property
+    def number(self) -> Any:
+        return self.ledger.data[self.entry]
+
+    def before(self, ledger: Ledger, entry: int) -> bool:
+        """Whether the entry is known to be younger than this read."""
+        return self.stamp <= entry if ledger is self.ledger else ledger._serial > self.ledger._serial
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The part of a ledger that a graph consists of: `reached` has a byte an entry."""
+
+    ledger: Ledger
+    reached: bytearray
+
+    def has(self, entry: int) -> bool:
+        """Whether the entry belongs to it."""
+        return entry < len(self.reached) and self.reached[entry] != 0
+
+    @property
+    def leaves(self) -> list[Any]:
+        return [v for v, i in self.ledger.places.items() if self.has(i)]
+
+    @property
+    def handmade(self) -> list[Any]:
+        return [v for v in self.ledger.handmade if self.has(self.ledger.places[v])]
+
+    @property
+    def imports(self) -> list[Any]:
+        return [v for v, i in self.ledger.imports.items() if self.has(i)]
+
+    @cached_property
+    def leaf_entries(self) -> set[int]:
+        return set(self.ledger.places.values())
+
+    def origin(self, entry: int) -> tuple[Ledger, int]:
+        """Where an import comes from; the entry itself, if it is none."""
+        return self._origins.get(entry, (self.ledger, entry))
+
+    @cached_property
+    def _origins(self) -> dict[int, tuple[Ledger, int]]:
+        return {i: v._place() for v, i in self.ledger.imports.items()}
+
+    @cached_property
+    def numbers(self) -> set[int]:
+        """The entries that are plain numbers of the user's."""
+        ops, given = self.ledger.ops, self.leaf_entries.union(self.ledger.imports.values())
+        return {i for i, reached in enumerate(self.reached) if reached and ops[i] == GIVEN and i not in given}
+
+    @cached_property
+    def shifted(self) -> dict[int, int]:
+        """By entry of the number, the entry of x in each (x + number).exp() whose number is a plain one."""
+        left, right, ops = self.ledger.left, self.ledger.right, self.ledger.ops
+        return {right[left[i]]: left[left[i]] for i, code in enumerate(ops[:len(self.reached)])
+                if code == _EXP and self.reached[i] and ops[left[i]] == ADD and right[left[i]] in self.numbers}
+
+    @cached_property
+    def others(self) -> dict[Any, list[int]]:
+        """By number, the entries of all plain numbers beside those."""
+        found: dict[Any, list[int]] = {}
+        for i in self.numbers - self.shifted.keys():
+            found.setdefault(self.ledger.data[i], []).append(i)
+        return found
+
+
+@dataclass
+class _Maximum:
+    """The largest of some numbers, m, and the plain numbers in the graph that it became: (ledger, entry, negated).
+
+    reads: what the user read; shifted: from what it was taken, (ledger, entry, whether a leaf).
+    """
+
+    m: Any
+    reads: list[_Read] = field(default_factory=list)
+    shifted: list[tuple[Ledger, int, bool]] = field(default_factory=list)
+    uses: list[tuple[Ledger, int, bool]] = field(default_factory=list)
+
+    @property
+    def computed(self) -> set[tuple[Ledger, int]]:
+        return {(ledger, x) for ledger, x, leaf in self.shifted if not leaf}
+
+    @property
+    def places(self) -> list[tuple[Ledger, int]]:
+        return list(dict.fromkeys((r.ledger, r.entry) for r in self.reads))
+
+    @property
+    def certain(self) -> bool:
+        """Whether it was taken from just what was read, so that it is no part of another with the same m."""
+        return self.computed == set(self.places) and len(self.computed) == len(set(self.shifted))
+
+    @property
+    def members(self) -> list[tuple[Ledger, int]]:
+        """What it is the largest of; none if it is not. Reads of leaves are not noted: those that it was taken from."""
+        found = self.places + [(ledger, x) for ledger, x, leaf in self.shifted if leaf and ledger.data[x] <= self.m]
+        found = list(dict.fromkeys(found))
+        largest = self.m in [ledger.data[x] for ledger, x in found]
+        return found if largest and self.computed <= set(found) and (self.reads or len(found) > 1) else []
+
+    def value(self) -> Any:
+        """The maximum as a Value that is held constant."""
+        values = [_value(*place) for place in self.members]
+        while len(values) > 1:                             # a balanced tree, which rolls into few instructions
+            paired = [apply(OPS["maximum"], a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = paired + values[2 * len(paired):]
+        return apply(OPS["stop_gradient"], values[0])
+
+
+def _parts(places: Iterable[tuple[Any, int]]) -> list[_Part]:
+    """The ledgers' parts that these entries depend on, the youngest ledger first."""
+    waiting: dict[int, tuple[Ledger, set[int]]] = {}
+    parts = []
+
+    def add(holder: Any, entry: int) -> None:
+        stack = [(holder, entry)]
+        while stack:
+            holder, entry = stack.pop()
+            if isinstance(holder, Ledger):
+                waiting.setdefault(holder._serial, (holder, set()))[1].add(entry)
+            else:
+                stack += [v._place() for v in holder._prev]
+
+    for place in places:
+        add(*place)
+    while waiting:
+        ledger, entries = waiting.pop(max(waiting))
+        part = _Part(ledger, ledger.reached(max(entries), entries))
+        parts.append(part)
+        for v in (*part.imports, *part.handmade):
+            add(*v._place())
+    return parts
+
+
+def _ledgers(roots: Iterable[Value]) -> list[Ledger]:
+    """Every ledger that a root can depend on."""
+    found: list[Ledger] = []
+    seen: set[int] = set()
+    stack: list[Any] = list(roots)
+    while stack:
+        v = stack.pop()
+        holder = v._place()[0]
+        if id(holder) not in seen:
+            seen.add(id(holder))
+            if isinstance(holder, Ledger):
+                found.append(holder)
+                stack += [*holder.imports, *holder.handmade]
+            else:
+                stack += v._prev
+    return found
+
+
+class Structure:
+    """What a program was made of; see `examine`."""
+
+    def __init__(self, roots: Sequence[Value]):
+        self._roots = {v._place() for v in roots}
+        self.ledgers = _ledgers(roots)
+        know_values(self.ledgers, Computed)
+        self._changes = [ledger.changes for ledger in self.ledgers]
+        self._shifts: list[tuple[Ledger, int, Value]] = []
+        if any(ledger.assigned for ledger in self.ledgers):
+            self._refuse_assigned()
+
+    @cached_property
+    def _parts(self) -> list[_Part]:
+        return _parts(self._roots)
+
+    def _refuse_assigned(self) -> None:
+        for part in self._parts:
+            for i in part.ledger.assigned:
+                if part.has(i) and (part.ledger, i) not in self._roots:
+                    raise errors.TraceError(errors.explain(
+                        "`.data` of a computed Value was assigned, so the graph no longer computes it.",
+                        errors.user_location(), "Assign the `.data` of leaves, or build from a new Value."))
+
+    def check(self, leaves: Sequence[Value]) -> None:
+        """Raise TraceError if the graph of these leaves is no longer what the program was made of."""
+        changes = [ledger.changes for ledger in self.ledgers]
+        if changes != self._changes:
+            self._refuse_assigned()
+            if any(part.has(i) for part in self._parts for i in part.ledger.own):
+                _refuse_replaced()
+            self._changes = changes
+        if HOOKED and any(v in HOOKED for v in leaves):
+            _refuse_replaced()
+
+    @contextmanager
+    def shifts(self) -> Iterator[None]:
+        """Inside, what a Value was made from (`_args`) has the shifts of softmaxes as the maxima that they are."""
+        before = []
+        for ledger, entry, shift in self._shifts:
+            values = _values(ledger)
+            before.append((values, entry, values.get(entry)))
+            values[entry] = shift
+        try:
+            yield
+        finally:
+            for values, entry, old in before:
+                if old is None:
+                    del values[entry]
+                else:
+                    values[entry] = old
+
+    # Softmax.
+
+    def find_shifts(self, batches: list[list[_Read]]) -> list[list[_Read]]:
+        """Take up the shifts of softmaxes; answers the batches of reads that they do not explain.
+
+        A softmax is the same whatever its shift, if all its terms have the same; so all numbers equal to a maximum are
+        taken up together, or none.
+        """
+        explained: set[int] = set()
+        for m, maxima in self._maxima(batches).items():
+            others = [(part.ledger, i) for part in self._parts for c in (m, -m) for i in part.others.get(c, ())]
+            # The maximum again, as in a log-sum-exp; or not: 0 and 1 may mean anything.
+            doubtful = bool(others) and (len(maxima) > 1 or not maxima[0].reads or float(m).is_integer())
+            if doubtful or not all(maximum.members for maximum in maxima):
+                continue
+            for maximum in maxima:
+                if not maximum.reads and float(m).is_integer():
+                    continue
+                maximum.uses += [(ledger, i, ledger.data[i] != m) for ledger, i in others]
+                shift = maximum.value()
+                negative = apply(OPS["neg"], shift)
+                self._shifts += [(ledger, i, negative if negated else shift) for ledger, i, negated in maximum.uses]
+                explained.update(map(id, maximum.reads))
+        return [batch for batch in batches if id(batch[0]) not in explained]
+
+    def _maxima(self, batches: list[list[_Read]]) -> dict[Any, list[_Maximum]]:
+        """By m, the softmaxes whose shift it is: one each where it is certain which number is whose, else all as one."""
+        largest: dict[Any, list[list[_Read]]] = {}
+        for batch in batches:
+            largest.setdefault(max(r.number for r in batch), []).append(batch)
+        passed = dict.fromkeys(largest, 0)        # how many of these came before
+        found: dict[Any, dict[int, _Maximum]] = {}
+        for part in reversed(self._parts):
+            for number, x in part.shifted.items():
+                m = -part.ledger.data[number]
+                known = largest.get(m, [])
+                while known and passed[m] < len(known) and _precedes(known[passed[m]], part.ledger, number):
+                    passed[m] += 1
+                batch = known[passed[m] - 1] if known and passed[m] else []
+                maximum = found.setdefault(m, {}).setdefault(id(batch) if batch else 0, _Maximum(m, batch))
+                maximum.shifted.append((*part.origin(x), x in part.leaf_entries))
+                maximum.uses.append((part.ledger, number, True))
+        reads_of = {(r.ledger, r.entry): batch for batch in batches for r in batch}
+        maxima = {}
+        for m, group in found.items():
+            one = _Maximum(m)
+            for maximum in group.values():
+                one.shifted += maximum.shifted
+                one.uses += maximum.uses
+            touched = {id(batch): batch for place in one.computed for batch in [reads_of.get(place, [])]}
+            one.reads = [r for batch in touched.values() for r in batch]
+            certain = all(maximum.certain for maximum in group.values())
+            maxima[m] = list(group.values()) if certain else [one]
+        return maxima
+
+    # Everything else.
+
+    def warn(self, batches: list[list[_Read]]) -> None:
+        """Warn of reads that the graph may have followed from."""
+        leaves = {id(v) for part in self._parts for v in part.leaves}
+        frozen = {abs(part.ledger.data[i]) for part in self._parts for i in part.numbers}
+        suspects: dict[Any, list[_Read]] = {}
+        for batch in batches:
+            for r in batch:
+                if any(r.before(part.ledger, len(part.reached) - 1) for part in self._parts):
+                    suspects.setdefault((r.code, r.instruction), []).append(r)
+        lines = [line for line, reads in suspects.items() if any(abs(r.number) in frozen for r in reads) or any(
+            id(v) in leaves for part in _parts((r.ledger, r.entry) for r in reads) for v in part.leaves)]
+        for code, instruction in lines:
+            where = None if code is None else errors.Location(code, instruction)
+            warnings.warn(errors.StaleGraphWarning(errors.explain(
+                "a number was read while this graph was built; the program keeps what followed from it.", where,
+                "Use jg.where, jg.maximum or jg.softmax, or compile again when the answer may change.")), stacklevel=5)
+
+
+def _refuse_replaced() -> None:
+    raise errors.TraceError(errors.explain("a `_backward` was set on a Value of this program after it was compiled.",
+                                           errors.user_location(), "Build the expression anew and compile that."))
+
+
+def _precedes(batch: list[_Read], ledger: Ledger, entry: int) -> bool:
+    """Whether the entry is known to be younger than these reads, between which nothing was entered."""
+    here = [r for r in batch if r.ledger is ledger]
+    return all(r.before(ledger, entry) for r in here or batch)
+
+
+def _values(ledger: Ledger) -> dict[int, Any]:
+    know_values([ledger], Computed)
+    values: dict[int, Any] = ledger.values or {}
+    return values
+
+
+def _value(ledger: Ledger, entry: int) -> Any:
+    _values(ledger)
+    return Computed._operand(ledger, entry, True)
+
+
+def _batches(ledgers: Iterable[Ledger]) -> list[list[_Read]]:
+    """The reads, in order, those together that one expression made with nothing computed in between."""
+    reads = sorted((_Read(time, ledger, entry, stamp, code, instruction) for ledger in ledgers
+                    for (entry, stamp), (time, code, instruction) in ledger.reads.items()), key=lambda r: r.time)
+    found: list[list[_Read]] = []
+    stamps: dict[int, int] = {}
+    for r in reads:
+        last = found[-1][-1] if found else None
+        if (last is None or (r.code, r.instruction, r.time) != (last.code, last.instruction, last.time + 1)
+                or stamps.get(id(r.ledger), r.stamp) != r.stamp):
+            found.append([])
+            stamps = {}
+        stamps[id(r.ledger)] = r.stamp
+        found[-1].append(r)
+    return found
+
+
+def examine(roots: Sequence[Value]) -> Structure:
+    """What a program of these roots is made of, with the shifts of its softmaxes; warns of other reads.
+
+    Raises TraceError for a graph with a computed Value whose `.data` was assigned.
+    """
+    structure = Structure(roots)
+    batches = _batches(structure.ledgers)
+    if batches or any(_EXP in ledger.ops for ledger in structure.ledgers):
+        structure.warn(structure.find_shifts(batches))
+    return structure
