@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import math
 import re
@@ -301,6 +302,31 @@ def test_a_refused_call_leaves_values_and_recording_as_they_were() -> None:
     with contextlib.suppress(errors.NonFiniteError), jg.debug_nans():
         jg.jit(jg.log, in_axes=0, device="interpret")(-np.ones(2))
     assert np.isnan(jg.jit(jg.log, in_axes=0, device="interpret")(-np.ones(2))), "debug_nans is over"
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(collecting: bool) -> None:
+    """It waits while a function is recorded, unless it was off; a refused call too sets it going again."""
+    seen: list[bool] = []
+
+    def loss(w: Any, x: Any) -> Any:
+        seen.append(gc.isenabled())
+        return w * x if len(seen) > 1 else jg.maximum(x, "one")
+
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        step = jg.value_and_grad(loss, device="interpret")
+        with pytest.raises(errors.TraceError):
+            step(2.0, Y)
+        assert gc.isenabled() == collecting
+        step(2.0, Y)
+        step.lower(np.float32(2.0), Y)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False] * len(seen)
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("device", ["interpret", "cpu", "jax"])

@@ -148,8 +148,9 @@ class Graph:
             if self._rewrites is not None:
                 count = len(self.nodes)
                 node = self._rewrites(self, op, args)
-                for made in self.nodes[count:]:
-                    made.where = where                  # what a rewrite makes stands on the line it rewrites
+                if len(self.nodes) > count:
+                    for made in self.nodes[count:]:
+                        made.where = where              # what a rewrite makes stands on the line it rewrites
             if node is None:
                 node = Node(self, op, args, _kind(op, args), None, where)
                 self.nodes.append(node)

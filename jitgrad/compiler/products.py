@@ -8,13 +8,15 @@ The order of every sum stays what it was.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.compiler.emit import CODE
+from jitgrad.compiler.emit import CODE, ELEMENTWISE
 from jitgrad.compiler.graph import OPS
+from jitgrad.compiler.reuse import allocate
 from jitgrad.compiler.tape import Instruction, Rows, Tape
 from jitgrad.kernels.dense import ROWS
 
@@ -71,7 +73,9 @@ def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_
 
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
     """The tables of a tape whose rows `reduced` are summed over the batch and rows `examples` stored."""
-    return _Tabulation(tape, reduced, examples).tables
+    tables = _Tabulation(tape, reduced, examples).tables
+    _share_rows(tables)
+    return tables
 
 
 class _Tabulation:
@@ -156,11 +160,13 @@ class _Tabulation:
 
     def _in_v(self, rows: Rows) -> Rows:
         """The v rows of `rows`; a shared number gets one, repeated for all examples, when it is first wanted."""
-        for row in np.unique(rows[self.v[rows] < 0]).tolist():
-            self.v[row] = self.tables.v_size
-            self.tables.spread.append((self.tables.v_size, int(self.w[row])))
-            self.tables.v_size += 1
         found: Rows = self.v[rows]
+        if (found < 0).any():
+            for row in np.unique(rows[found < 0]).tolist():
+                self.v[row] = self.tables.v_size
+                self.tables.spread.append((self.tables.v_size, int(self.w[row])))
+                self.tables.v_size += 1
+            found = self.v[rows]
         return found
 
     def _line(self, i: Instruction, lo: int, kept: npt.NDArray[np.intp], place: Rows | None) -> tuple[int, ...]:
@@ -253,6 +259,36 @@ class _Tabulation:
         if plain.any():
             at = t.put(self._in_v(rows[plain]), places[plain])
             t.reductions.append((0, int(plain.sum()), at))
+
+
+def _share_rows(t: Tables) -> None:
+    """Let lines write rows that no later line reads: what lives at once is a fraction of what is written."""
+    operands = t.operands
+    lines = [_row_operands(line, operands) for line in t.lines]
+    reductions = [[slice(at, at + rows), slice(at + 2 * rows, at + 2 * rows + n)] if rows else [slice(at, at + n)]
+                  for rows, n, at in t.reductions]
+    kept = [np.array(t.out_rows, np.int32), *(operands[s] for slices in reductions for s in slices)]
+    place, size = allocate(t.v_size, len(t.in_rows), [(lo, hi) for _, lo, hi, _, _ in t.lines],
+                           [np.concatenate([operands[s] for s in slices]) for slices in lines], np.concatenate(kept))
+    for s in itertools.chain(*lines, *reductions):
+        operands[s] = place[operands[s]]
+    t.parts, t.v_size = [operands], size
+    t.lines = [(kind, int(place[lo]), int(place[lo]) + hi - lo, at, length) for kind, lo, hi, at, length in t.lines]
+    t.in_rows, t.out_rows = place[t.in_rows].tolist(), place[t.out_rows].tolist()
+    t.spread = [(int(place[v]), w) for v, w in t.spread]
+
+
+def _row_operands(line: tuple[int, ...], operands: Rows) -> list[slice]:
+    """Where the v rows that a line reads stand among the operands."""
+    kind, lo, hi, at, length = line
+    width = hi - lo
+    if kind >= 0:
+        return [slice(at, at + ELEMENTWISE[kind].arity * width)]
+    if kind == SUM:
+        return [slice(int(operands[at]), int(operands[at + width]))]
+    if kind == TAKE:
+        return [slice(at, at + width), slice(int(operands[at + width]), int(operands[at + 2 * width]))]
+    return [slice(at, at + (length if kind == DOT else 2 * length))]
 
 
 def _run_ends(numbers: Rows, broken: npt.NDArray[np.bool_]) -> list[int]:
