@@ -35,7 +35,7 @@ test-fast: $(STAMPS)/test ## the test suite without the tests marked slow
 	@echo "--- test-fast: everything not marked slow, on $(JOBS) processes"
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-bench: $(STAMPS)/test ## the benchmarks (BENCH_ARGS are passed on)
+bench: $(STAMPS)/bench ## the benchmarks (BENCH_ARGS are passed on)
 	@echo "--- bench: close other programs, timings share this machine"
 	$(PY) -m benchmarks $(BENCH_ARGS)
 

@@ -1,1 +1,1 @@
-"""Timings of jitgrad beside JAX, PyTorch and micrograd on the same work: `python -m benchmarks`."""
+"""jitgrad beside its peers on the same work: `python -m benchmarks`, or `jitgrad bench`."""

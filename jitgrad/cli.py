@@ -1,21 +1,23 @@
-"""The command line: `jitgrad train`, `demo`, `check` and `devices`."""
+"""The command line: `jitgrad train`, `demo`, `check`, `devices`, `bench` and `cache`."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from jitgrad.errors import JitgradError
+from jitgrad.errors import ArgumentError, JitgradError, explain
 
 if TYPE_CHECKING:
     from jitgrad.data import Dataset
@@ -244,6 +246,32 @@ def devices(as_json: JsonOption = False) -> None:
         console = _console()
         console.print(table, markup=False)
         console.print(f"\nauto: {_auto_rule(backends.GPU_WORK)}", markup=False, highlight=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Time jitgrad beside JAX, PyTorch, Dr.Jit and micrograd: `jitgrad bench 'mlp-*' --json`; `--list`, `--quick`, `--help`.
+
+    The cases are in `benchmarks/` of a checkout, which an installed jitgrad does not carry. They are found beside the
+    library, or in the folder the command is given in, and then measure the jitgrad that is installed.
+    """
+    with _reporting(False):
+        status = _benchmarks()(context.args)
+    raise typer.Exit(status)
+
+
+def _benchmarks() -> Callable[[list[str]], int]:
+    """The command of the benchmarks of a checkout."""
+    for folder in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        if (folder / "benchmarks" / "command.py").is_file() and (folder / "jitgrad" / "cli.py").is_file():
+            # The jitgrad that runs is imported already, and is the one that is measured.
+            sys.path.insert(0, str(folder))
+            command: Callable[[list[str]], int] = importlib.import_module("benchmarks.command").main
+            return command
+    raise ArgumentError(explain(
+        "the benchmarks are not installed with jitgrad.", None,
+        "Get a checkout of jitgrad's source (git clone, or unpack the source archive), and give the command in its folder; "
+        "they measure the jitgrad that is installed."))
 
 
 _cache = typer.Typer(help="The machine code kept on disk between processes.", no_args_is_help=True)
