@@ -20,6 +20,16 @@ ROWS = 4                            # results a block computes at once
 VECTORS = 4                         # vectors of examples a block of results keeps in registers
 
 
+class Splat(ir.Constant):
+    """The same constant in every lane. Written out lane by lane, constants would be most of a module's text."""
+
+    def __init__(self, one: ir.Constant, lanes: int):
+        self.type, self.constant, self.one = ir.VectorType(one.type, lanes), one.constant, one
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.one})"
+
+
 def tile_unit(lanes: int) -> int:
     """Tiles are whole multiples of this many examples."""
     return VECTORS * lanes
@@ -48,7 +58,7 @@ class Block:
 
     def zero(self) -> ir.Value:
         """A vector of 0.0."""
-        return ir.Constant(self.vector, [0.0] * self.lanes)
+        return Splat(ir.Constant(self.real, 0.0), self.lanes)
 
     def operand(self, operands: ir.Value, at: ir.Value) -> ir.Value:
         """operands[at] as a 64-bit integer."""

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from jitgrad.kernels.dense import Splat
+
 _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798214")
 _LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009493393621969694715605863326996418687")
 
@@ -83,7 +85,7 @@ class _Emission:
         """A vector, a number in every lane."""
         if isinstance(value, _Lanes):
             return value
-        return _Lanes(self, ir.Constant(self.type, [float(self.dtype.type(value))] * self.lanes))
+        return _Lanes(self, Splat(ir.Constant(self.real, float(self.dtype.type(value))), self.lanes))
 
     def made(self, instruction: str, x: Any, y: Any) -> _Lanes:
         """One arithmetic instruction."""
@@ -123,7 +125,7 @@ class _Emission:
 
     def integer(self, value: int) -> ir.Value:
         """A whole number in every lane."""
-        return ir.Constant(self.words, [value] * self.lanes)
+        return Splat(ir.Constant(self.word, value), self.lanes)
 
     def from_bits(self, pattern: ir.Value) -> _Lanes:
         """The vector of these bit patterns."""

@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import sys
 import threading
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import jitgrad as jg
 from jitgrad.backends import memory, threads
 from jitgrad.backends.cpu import address, aligned
-from jitgrad.backends.native import Native
+from jitgrad.backends.native import Native, native
 from jitgrad.compiler.emit_cpu import interpreter, movement
 
 TEXT = Path(__file__).resolve().parent.parent / "kernels" / "cpu_batch.ll"
@@ -31,7 +32,7 @@ def run(dtype: Any, name: str, *arguments: int) -> None:
     dtype, lanes = np.dtype(dtype), 64 // np.dtype(dtype).itemsize
     for made in (movement, interpreter):
         if (made, dtype) not in _CODE:
-            _CODE[made, dtype] = Native(made(dtype, lanes))
+            _CODE[made, dtype] = native(partial(made, dtype, lanes), f"test {made.__name__}", dtype.name)
     code = _CODE[interpreter if name in ("fill", "pick", "sum_lists", "takes") else movement, dtype]
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(code.address(f"jitgrad_{name}"))(
         *arguments, *[0] * (6 - len(arguments)))

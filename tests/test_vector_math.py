@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from jitgrad.backends.native import Native
+from jitgrad.backends.native import native
 from jitgrad.compiler.emit import I64, Emitter, counting
 from jitgrad.kernels import vector_math
 
@@ -54,7 +54,7 @@ def compiled(name: str, dtype: Any, arity: int) -> Callable[..., Array]:
         found = vector_math.call(builder, dtype, lanes, name, [emitter.load(p, k) for p in inputs])
         emitter.store(found, out, k)
     builder.ret_void()
-    code = Native(module)
+    code = native(lambda: module, str(module))
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(code.address("over"))
 
     def over(*args: Array) -> Array:

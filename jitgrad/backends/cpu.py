@@ -14,9 +14,10 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from jitgrad.backends import memory, threads
-from jitgrad.backends.native import Native, shell
+from jitgrad.backends.native import Native, native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import fused_body, interpreter, movement, shared_slots
+from jitgrad.compiler.identity import of_program, of_table
 from jitgrad.compiler.products import Tables, tabulate
 from jitgrad.compiler.program import Program, Results
 from jitgrad.kernels import dense, place
@@ -38,12 +39,12 @@ _LOCK = threading.RLock()
 
 @cache
 def _movement(dtype: np.dtype[Any], lanes: int) -> Native:
-    return Native(movement(dtype, lanes))
+    return native(partial(movement, dtype, lanes), "movement", dtype.name, str(lanes))
 
 
 @cache
 def _interpreter(dtype: np.dtype[Any], lanes: int) -> Native:
-    return Native(interpreter(dtype, lanes))
+    return native(partial(interpreter, dtype, lanes), "interpreter", dtype.name, str(lanes), of_table())
 
 
 def address(array: Array) -> int:
@@ -165,9 +166,13 @@ class CpuKernel:
     @cached_property
     def _body(self) -> Native:
         with _LOCK:
-            module = ir.Module("jitgrad")
-            fused_body(module, self.program, self.plan)
-            return Native(module)
+            inlined = schedule.is_inlined(self.program.rolled[0])
+            return native(self._emit, "body", of_program(self.program), str(self.plan), str(inlined))
+
+    def _emit(self) -> ir.Module:
+        module = ir.Module("jitgrad")
+        fused_body(module, self.program, self.plan)
+        return module
 
     @cached_property
     def template(self) -> Words:
@@ -252,12 +257,7 @@ class CpuKernel:
     def as_text(self, form: str) -> str | None:
         """"llvm": the emitted body (or the interpreter's step); "asm": the machine's code, compiling if need be."""
         if form == "llvm":
-            module = ir.Module("jitgrad")
-            if self.plan.fused:
-                fused_body(module, self.program, self.plan)
-            else:
-                module = interpreter(self.program.dtype, self.plan.lanes)
-            return str(module)
+            return str(self._emit() if self.plan.fused else interpreter(self.program.dtype, self.plan.lanes))
         if form == "asm":
             code = self._body if self.plan.fused else _interpreter(self.program.dtype, self.plan.lanes)
             return code.assembly()

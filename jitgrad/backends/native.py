@@ -2,8 +2,9 @@
 
 numba made LLVM of the shells ahead of time (kernels/ahead.py); they and the bodies they call are compiled here, by the
 LLVM that numba brings, without passing through Python's types: about 0.1 ms an operation instead of 1.2. Machine code is
-kept on disk under the hash of its LLVM text, the CPU and the compiler's version (cache.py), so that a second process
-compiles nothing. A process that computes on the CPU never imports numba, which would take half its first second.
+kept on disk under the hash of all that it depends on: the tape, the generator's sources, the CPU and the compiler's
+version (compiler/identity.py, cache.py), so that a second process emits and compiles nothing. A process that computes on
+the CPU never imports numba, which would take half its first second.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from jitgrad.compiler import cache
+from jitgrad.compiler.identity import sources
 from jitgrad.kernels import place
 
 _LOCK = threading.RLock()                   # LLVM's global state is not thread-safe
@@ -62,18 +65,16 @@ def _optimised(text: str) -> Any:
 class Native:
     """The machine code of a module; `address(name)` of a function in it is good for the life of this object."""
 
-    def __init__(self, module: ir.Module | str):
-        self._text = str(module)
-        with _LOCK:
-            key = cache.key(self._text, llvmlite.__version__, llvm.get_host_cpu_name(), _features())
-            code = cache.load(key)
-            if code is None:
-                code = _machine().emit_object(_optimised(self._text))
-                cache.save(key, code)
-            # The engine takes ownership of the machine that it is given.
-            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_machine())
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-            self._engine.finalize_object()
+    def __init__(self, make: Callable[[], ir.Module | str], key: str):
+        self._make = make
+        code = cache.load(key)
+        if code is None:
+            code = _machine().emit_object(_optimised(str(make())))
+            cache.save(key, code)
+        # The engine takes ownership of the machine that it is given.
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
 
     def address(self, name: str) -> int:
         """Where a function begins."""
@@ -85,13 +86,29 @@ class Native:
     def assembly(self) -> str:
         """The machine code as assembly text."""
         with _LOCK:
-            text: str = _machine().emit_assembly(_optimised(self._text))
+            text: str = _machine().emit_assembly(_optimised(str(self._make())))
         return text
+
+
+_loaded: weakref.WeakValueDictionary[str, Native] = weakref.WeakValueDictionary()
+
+
+def native(make: Callable[[], ir.Module | str], *identity: str) -> Native:
+    """The machine code of the module that `make` emits, compiled once for all that have this identity.
+
+    identity: whatever the module depends on beside the sources of the generator.
+    """
+    key = cache.key(*identity, sources(), llvmlite.__version__, llvm.get_host_cpu_name(), _features())
+    with _LOCK:
+        found = _loaded.get(key)
+        if found is None:
+            found = _loaded[key] = Native(make, key)
+        return found
 
 
 @functools.cache
 def _shells() -> Native:
-    return Native(Path(place.__file__).with_name("cpu_batch.ll").read_text())
+    return native(Path(place.__file__).with_name("cpu_batch.ll").read_text, "shells")
 
 
 def entry(name: str) -> int:

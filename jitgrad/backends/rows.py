@@ -5,17 +5,18 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from jitgrad.backends.native import Native
+from jitgrad.backends.native import Native, native
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit import ELEMENTWISE, FLOAT, I64, Emitter, counting, emit_switch
 from jitgrad.compiler.graph import Op, spelling_graph
+from jitgrad.compiler.identity import of_table
 from jitgrad.compiler.program import Program, Results
 from jitgrad.compiler.rows import RowTables, tabulate_rows
 from jitgrad.kernels import rows, vector_math
@@ -63,8 +64,8 @@ def interpreter(dtype: np.dtype[Any], lanes: int, elementary: bool) -> ir.Module
 
 @cache
 def _code(dtype: np.dtype[Any], lanes: int, elementary: bool) -> tuple[Native, Any]:
-    native = Native(interpreter(dtype, lanes, elementary))
-    return native, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(native.address("jitgrad_rows"))
+    code = native(partial(interpreter, dtype, lanes, elementary), "rows", dtype.name, f"{lanes} {elementary}", of_table())
+    return code, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("jitgrad_rows"))
 
 
 class _Call(threading.local):

@@ -15,9 +15,10 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-from jitgrad.backends.native import Native
+from jitgrad.backends.native import Native, native
 from jitgrad.compiler.emit import I32, I64, Emitter, emit_switch
 from jitgrad.compiler.graph import OPS, Op, vjp_graph
+from jitgrad.compiler.identity import of_derivatives
 
 I8, DOUBLE = ir.IntType(8), ir.DoubleType()
 OBJECT = I8.as_pointer()
@@ -101,7 +102,7 @@ class _Writer:
 def _compiled() -> tuple[Native, Any]:
     for name in _INTERFACE:
         llvm.add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value)
-    code = Native(_Writer().module)
+    code = native(lambda: _Writer().module, "eager", of_derivatives())
     # PYFUNCTYPE holds the interpreter's lock during the call, and raises what the C interface has raised.
     o, p = ctypes.py_object, ctypes.c_void_p
     return code, ctypes.PYFUNCTYPE(ctypes.c_int64, o, o, o, p, o, p, p, ctypes.c_int64)(code.address(_NAME))

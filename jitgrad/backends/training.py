@@ -8,14 +8,14 @@ the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from jitgrad.backends.cpu import CpuKernel, Workspace, address, aligned, lines
-from jitgrad.backends.native import Native, entry, shell
+from jitgrad.backends.native import Native, entry, native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import training
 from jitgrad.kernels import dense, place, steps
@@ -28,7 +28,7 @@ LOSS_NOT_FINITE, CHECK_FAILED, PARAMETERS_NOT_FINITE = (
 
 @cache
 def _training(dtype: np.dtype[Any], lanes: int) -> Native:
-    return Native(training(dtype, lanes))
+    return native(partial(training, dtype, lanes), "training", dtype.name, str(lanes))
 
 
 class Plan(NamedTuple):

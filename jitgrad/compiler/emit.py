@@ -19,6 +19,7 @@ from llvmlite import ir
 from jitgrad.compiler.graph import OPS, Op, spelling_graph
 from jitgrad.compiler.tape import Rows, Tape
 from jitgrad.kernels import vector_math
+from jitgrad.kernels.dense import Splat
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 FLOAT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
@@ -40,8 +41,8 @@ class Emitter:
     def constant(self, value: float, boolean: bool = False) -> ir.Value:
         """The same number in every lane."""
         scalar: Any = int(value) if boolean else float(self.dtype.type(value))
-        kind = I1 if boolean else self.real
-        return ir.Constant(kind, scalar) if self.lanes == 1 else ir.Constant(self.wide(kind), [scalar] * self.lanes)
+        one = ir.Constant(I1 if boolean else self.real, scalar)
+        return one if self.lanes == 1 else Splat(one, self.lanes)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A scalar in every lane."""

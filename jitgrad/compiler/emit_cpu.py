@@ -75,7 +75,7 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
     one.linkage = "internal"
     # Inlined into the loop, partial sums stay in registers. A large body would only lose: its shared numbers, hoisted
     # out of the loop as whole vectors, no longer fit the first-level cache.
-    small = tape.operations() <= schedule.INLINED_LIMIT
+    small = schedule.is_inlined(tape)
     one.attributes.add("alwaysinline" if small else "noinline")
     builder = ir.IRBuilder(one.append_basic_block("entry"))
     emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")

@@ -45,6 +45,11 @@ def is_fused(tape: Tape) -> bool:
     return tape.operations() <= FUSED_LIMIT
 
 
+def is_inlined(tape: Tape) -> bool:
+    """Whether a straight line on the CPU is inlined into its loop over a tile."""
+    return tape.operations() <= INLINED_LIMIT
+
+
 def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
     """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile."""
     lanes = VECTOR_BYTES // dtype.itemsize
