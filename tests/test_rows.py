@@ -238,6 +238,23 @@ def test_only_the_number_of_an_operator_differs_and_the_kernel_is_the_same() -> 
     assert one == other
 
 
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("plain", [0, 10, 30])
+def test_products_of_shared_leaves_are_no_run(plain: int, summed: bool) -> None:
+    """Sums of one length, the first of which have a plain leaf where the others have a product that is always the same."""
+    p, q, r = Value(0.7), Value(-1.3), Value(2.1)
+    own = [[Value(0.01 * k + e) for e in range(2)] for k in range(30)]
+    a, b = p * 3.0, abs(q)                                  # computed, so that they lie behind the machine's number 1
+    sums = [sum([x, y * b], r if k < plain else a * b) for k, (x, y) in enumerate(own)]
+    if summed:
+        root = sum((one * one).relu() for one in sums) * 1.0
+    else:
+        root = sums[0]
+        for one in sums[1:]:
+            root = root * (one * 0.1 + 1.0)
+    agrees(root, [p, q, r, *(v for pair in own for v in pair)])
+
+
 def test_products_of_a_lone_layer_are_no_axis() -> None:
     """Else each weight would be a column of its own, where a dense layer wants the weights of an input side by side."""
     draw = random.Random(3)
