@@ -157,6 +157,42 @@ def test_instructions_do_not_grow_with_the_examples(loop: Loop) -> None:
     assert many[1] <= few[1]
 
 
+def tangled(seed: int) -> tuple[Value, list[Value]]:
+    """Members of one random template over leaves of their own, shared ones, and the last member's rows; some deviate."""
+    draw = random.Random(seed)
+    count, deviation = draw.choice([3, 9, 17, 40]), draw.choice([0.0, 0.0, 0.1])
+    shared: list[Any] = [Value(draw.uniform(-1, 1)) for _ in range(draw.randint(1, 6))]
+    leaves = list(shared)
+    shared += [MAPS[draw.choice(sorted(MAPS))](draw.choice(shared) * draw.choice(shared)) for _ in range(draw.randint(0, 4))]
+    template = [draw.randrange(10**9) for _ in range(draw.randint(1, 5))]
+    own_leaves, kept = draw.randint(0, 3), [draw.choice(shared)]
+    terms = []
+    for _ in range(count):
+        own = [Value(draw.uniform(-1, 1)) for _ in range(own_leaves)]
+        leaves += own
+        pool = [*shared, *own, kept[-1]]
+        for code in template:
+            pick = random.Random(code if draw.random() >= deviation else draw.randrange(10**9))
+            factor = [pick.randrange(len(pool)) for _ in range(16)]
+            if pick.random() < 0.6:
+                elements = [pool[factor[2 * e]] * pool[factor[2 * e + 1]] if pick.random() < 0.7 else pool[factor[2 * e]]
+                            for e in range(pick.randint(2, 8))]
+                made = sum(elements[1:], elements[0])
+            else:
+                made = MAPS[pick.choice(sorted(MAPS))](pool[factor[0]])
+            pool.append(made * 0.25 if pick.random() < 0.3 else made)
+        # What is carried over is bounded, so that no number grows without end.
+        kept.append(jg.maximum(jg.minimum(pool[-1], 0.5), -0.5) if draw.random() < 0.2 else kept[-1])
+        terms.append(pool[-1])
+    return sum(terms) * 1.0, leaves  # type: ignore[return-value]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150)
+def test_tangles_give_back_what_they_compute(seed: int) -> None:
+    agrees(*tangled(seed))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("seed", range(8))
 def test_any_graph_without_a_batch_runs_to_the_bit(seed: int, dtype: Any) -> None:
