@@ -157,6 +157,42 @@ def test_instructions_do_not_grow_with_the_examples(loop: Loop) -> None:
     assert many[1] <= few[1]
 
 
+def tangled(seed: int) -> tuple[Value, list[Value]]:
+    """Members of one random template over leaves of their own, shared ones, and the last member's rows; some deviate."""
+    draw = random.Random(seed)
+    count, deviation = draw.choice([3, 9, 17, 40]), draw.choice([0.0, 0.0, 0.1])
+    shared: list[Any] = [Value(draw.uniform(-1, 1)) for _ in range(draw.randint(1, 6))]
+    leaves = list(shared)
+    shared += [MAPS[draw.choice(sorted(MAPS))](draw.choice(shared) * draw.choice(shared)) for _ in range(draw.randint(0, 4))]
+    template = [draw.randrange(10**9) for _ in range(draw.randint(1, 5))]
+    own_leaves, kept = draw.randint(0, 3), [draw.choice(shared)]
+    terms = []
+    for _ in range(count):
+        own = [Value(draw.uniform(-1, 1)) for _ in range(own_leaves)]
+        leaves += own
+        pool = [*shared, *own, kept[-1]]
+        for code in template:
+            pick = random.Random(code if draw.random() >= deviation else draw.randrange(10**9))
+            factor = [pick.randrange(len(pool)) for _ in range(16)]
+            if pick.random() < 0.6:
+                elements = [pool[factor[2 * e]] * pool[factor[2 * e + 1]] if pick.random() < 0.7 else pool[factor[2 * e]]
+                            for e in range(pick.randint(2, 8))]
+                made = sum(elements[1:], elements[0])
+            else:
+                made = MAPS[pick.choice(sorted(MAPS))](pool[factor[0]])
+            pool.append(made * 0.25 if pick.random() < 0.3 else made)
+        # What is carried over is bounded, so that no number grows without end.
+        kept.append(jg.maximum(jg.minimum(pool[-1], 0.5), -0.5) if draw.random() < 0.2 else kept[-1])
+        terms.append(pool[-1])
+    return sum(terms) * 1.0, leaves  # type: ignore[return-value]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150)
+def test_tangles_give_back_what_they_compute(seed: int) -> None:
+    agrees(*tangled(seed))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("seed", range(8))
 def test_any_graph_without_a_batch_runs_to_the_bit(seed: int, dtype: Any) -> None:
@@ -236,6 +272,23 @@ def test_what_differs_is_not_merged(name: str) -> None:
 def test_only_the_number_of_an_operator_differs_and_the_kernel_is_the_same() -> None:
     one, other = (jg.compile(a_sum(lambda k, t, own, w, c=c: t * c)[0]).lower().as_text("tape") for c in (2.0, 3.0))
     assert one == other
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("plain", [0, 10, 30])
+def test_products_of_shared_leaves_are_no_run(plain: int, summed: bool) -> None:
+    """Sums of one length, the first of which have a plain leaf where the others have a product that is always the same."""
+    p, q, r = Value(0.7), Value(-1.3), Value(2.1)
+    own = [[Value(0.01 * k + e) for e in range(2)] for k in range(30)]
+    a, b = p * 3.0, abs(q)                                  # computed, so that they lie behind the machine's number 1
+    sums = [sum([x, y * b], r if k < plain else a * b) for k, (x, y) in enumerate(own)]
+    if summed:
+        root = sum((one * one).relu() for one in sums) * 1.0
+    else:
+        root = sums[0]
+        for one in sums[1:]:
+            root = root * (one * 0.1 + 1.0)
+    agrees(root, [p, q, r, *(v for pair in own for v in pair)])
 
 
 def test_products_of_a_lone_layer_are_no_axis() -> None:

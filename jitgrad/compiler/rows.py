@@ -318,10 +318,10 @@ class _Runs:
     """How the factors of sums run from each sum to the next; `places` is (factor, element, sum)."""
 
     def __init__(self, places: Rows, ones: int, lanes: int):
-        self.places, self.ones = places, ones
+        self.places = places
         steps = np.diff(places, axis=2)
-        self.plain = places[1, :, :1] == ones               # an element that is no product
-        fine = ((steps == 0) | (steps == 1)).all(axis=0) & (self.plain | steps.any(axis=0))
+        plain = places[1, :, :-1] == ones                   # no product: two repeated rows need one, or make no run
+        fine = ((steps == 0) | (steps == 1)).all(axis=0) & (plain | steps.any(axis=0))
         # Elements that are runs almost everywhere decide where runs of sums end; the others are gathered.
         self.good: Mask = 2 * fine.sum(axis=1) > fine.shape[1]
         self.steps = steps
