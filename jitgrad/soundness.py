@@ -306,7 +306,9 @@ class Structure:
     def warn(self, batches: list[list[_Read]]) -> None:
         """Warn of reads that the graph may have followed from."""
         leaves = {id(v) for part in self._parts for v in part.leaves}
-        frozen = {abs(part.ledger.data[i]) for part in self._parts for i in part.numbers}
+        # A number of the user's that was read elsewhere; but 0 and 1 may come from anywhere.
+        frozen = {abs(c) for part in self._parts for c in map(part.ledger.data.__getitem__, part.numbers)
+                  if not float(c).is_integer()}
         suspects: dict[Any, list[_Read]] = {}
         for batch in batches:
             for r in batch:
