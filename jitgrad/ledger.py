@@ -122,15 +122,22 @@ class Ledger:
         return i
 
     def place(self, leaf: Any) -> int:
-        """The entry of a leaf, made if need be. Of two threads that come with the same one loses: its entry is not used."""
+        """The entry of a leaf, made if need be."""
         i = self.places.get(leaf)
-        if i is not None:
-            return i
-        if leaf._serial > self._serial:            # made by hand of what may be younger than this ledger
-            raise Full
-        if leaf._args:
+        return self.enrol(leaf) if i is None else i
+
+    def enrol(self, leaf: Any) -> int:
+        """A new entry for a leaf. Of two threads that come with the same one loses, and its entry is not used."""
+        if leaf._args:                                 # made by hand, of what may be younger than this ledger
+            if leaf._serial > self._serial:
+                raise Full
             self.handmade.append(leaf)
-        return self.places.setdefault(leaf, self.given(leaf.data))
+        try:
+            i = next(self.ids)
+            self.data[i] = leaf.data
+        except (IndexError, StopIteration):
+            i = self.given(leaf.data)
+        return self.places.setdefault(leaf, i)
 
     def imported(self, v: Any) -> int:
         """The entry of another ledger's Value, made if need be."""
