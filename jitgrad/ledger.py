@@ -46,6 +46,7 @@ SERIALS = count(1)
 HOOKED: WeakSet[Any] = WeakSet()
 
 
+_newest: Callable[[], Ledger | None] = lambda: None  # noqa: E731
 _read: Ledger | None = None                  # the open ledger that a number was read from last
 
 
@@ -81,11 +82,13 @@ class Ledger:
         self.touched = False                           # grads hold more than what the next sweep starts from
         self.values: dict[int, Any] | None = None
         self.closed = False
-        self.reads: dict[tuple[int, int], Any] = {}    # (entry, entries then) → time, code, instruction
+        self.reads: dict[tuple[int, int], Any] = {}    # (entry, count) → when and where
         self.assigned: set[int] = set()
         self.changes = 0                               # of numbers and rules, by the user
         self._next: Any = None
         self.ids: Any = iter(_INDICES)
+        global _newest
+        _newest = ref(self)
 
     # Writing.
 
@@ -119,15 +122,22 @@ class Ledger:
         return i
 
     def place(self, leaf: Any) -> int:
-        """The entry of a leaf, made if need be. Of two threads that come with the same one loses: its entry is not used."""
+        """The entry of a leaf, made if need be."""
         i = self.places.get(leaf)
-        if i is not None:
-            return i
-        if leaf._serial > self._serial:            # made by hand of what may be younger than this ledger
-            raise Full
-        if leaf._args:
+        return self.enrol(leaf) if i is None else i
+
+    def enrol(self, leaf: Any) -> int:
+        """A new entry for a leaf. Of two threads that come with the same one loses, and its entry is not used."""
+        if leaf._args:                                 # made by hand, of what may be younger than this ledger
+            if leaf._serial > self._serial:
+                raise Full
             self.handmade.append(leaf)
-        return self.places.setdefault(leaf, self.given(leaf.data))
+        try:
+            i = next(self.ids)
+            self.data[i] = leaf.data
+        except (IndexError, StopIteration):
+            i = self.given(leaf.data)
+        return self.places.setdefault(leaf, i)
 
     def imported(self, v: Any) -> int:
         """The entry of another ledger's Value, made if need be."""
@@ -146,6 +156,11 @@ class Ledger:
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.left, self.right, self.third
 
+    def count(self) -> int:
+        """How many entries there are; LIMIT, once it is closed."""
+        left: int = self.ids.__length_hint__()
+        return LIMIT - left
+
     def close(self) -> None:
         """Take no more entries."""
         global _read
@@ -159,7 +174,7 @@ class Ledger:
     def note_read(self, i: int) -> None:
         """The user reads the number of an entry."""
         global _read
-        at = i, LIMIT - self.ids.__length_hint__()
+        at = i, self.count()
         if not self.closed:
             _read = self            # what follows from the number goes here too, even if the Value that was read dies now
         if at not in self.reads:
@@ -169,7 +184,8 @@ class Ledger:
             if errors.is_internal(frame.f_code.co_filename):
                 where = errors.user_location()
                 code, instruction = (None, 0) if where is None else (where.code, where.instruction)
-            self.reads[at] = next(SERIALS), code, instruction
+            newest = _newest() or self
+            self.reads[at] = next(SERIALS), code, instruction, newest._serial, newest.count()
 
     def assign(self, i: int, number: Any) -> None:
         """The user replaces the number of an entry."""

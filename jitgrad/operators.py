@@ -27,7 +27,7 @@ def __{name}__(self, other):
         elif kind is Value:
             b = ledger.places.get(other)
             if b is None:
-                b = ledger.place(other)
+                b = ledger.enrol(other)
             y = other.data
         elif kind is float or kind is int:
             b, y = ledger.given(other), other
@@ -55,7 +55,7 @@ def __r{name}__(self, other):
         data, a = ledger.data, self._index
         b = ledger.places.get(other)
         if b is None:
-            b = ledger.place(other)
+            b = ledger.enrol(other)
         i = next(ledger.ids)
         data[i] = other.data {sign} data[a]
         ledger.left[i] = b

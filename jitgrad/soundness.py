@@ -30,7 +30,7 @@ _EXP = CODE[OPS["exp"]]
 
 @dataclass(frozen=True)
 class _Read:
-    """The user read the number of an entry when its ledger had `stamp` entries; `time` is a serial."""
+    """The user read the number of an entry when its ledger had `stamp` entries, and the newest one, by serial, `count`."""
 
     time: int
     ledger: Ledger
@@ -38,6 +38,8 @@ class _Read:
     stamp: int
     code: CodeType | None
     instruction: int
+    newest: int
+    count: int
 
     @property
     def number(self) -> Any:
@@ -45,7 +47,9 @@ class _Read:
 
     def before(self, ledger: Ledger, entry: int) -> bool:
         """Whether the entry is known to be younger than this read."""
-        return self.stamp <= entry if ledger is self.ledger else ledger._serial > self.ledger._serial
+        if ledger is self.ledger:
+            return self.stamp <= entry
+        return self.count <= entry if ledger._serial == self.newest else ledger._serial > self.time
 
 
 @dataclass(frozen=True)
@@ -302,7 +306,9 @@ class Structure:
     def warn(self, batches: list[list[_Read]]) -> None:
         """Warn of reads that the graph may have followed from."""
         leaves = {id(v) for part in self._parts for v in part.leaves}
-        frozen = {abs(part.ledger.data[i]) for part in self._parts for i in part.numbers}
+        # A number of the user's that was read elsewhere; but 0 and 1 may come from anywhere.
+        frozen = {abs(c) for part in self._parts for c in map(part.ledger.data.__getitem__, part.numbers)
+                  if not float(c).is_integer()}
         suspects: dict[Any, list[_Read]] = {}
         for batch in batches:
             for r in batch:
@@ -341,8 +347,8 @@ def _value(ledger: Ledger, entry: int) -> Any:
 
 def _batches(ledgers: Iterable[Ledger]) -> list[list[_Read]]:
     """The reads, in order, those together that one expression made with nothing computed in between."""
-    reads = sorted((_Read(time, ledger, entry, stamp, code, instruction) for ledger in ledgers
-                    for (entry, stamp), (time, code, instruction) in ledger.reads.items()), key=lambda r: r.time)
+    reads = sorted((_Read(time, ledger, entry, stamp, *rest) for ledger in ledgers
+                    for (entry, stamp), (time, *rest) in ledger.reads.items()), key=lambda r: r.time)
     found: list[list[_Read]] = []
     stamps: dict[int, int] = {}
     for r in reads:

@@ -360,9 +360,9 @@ def _leaves(op: Op, code: int, number: Any, x: Value, y: Value) -> Any:
     try:
         places = ledger.places
         if (a := places.get(x)) is None:
-            a = ledger.place(x)
+            a = ledger.enrol(x)
         if (b := places.get(y)) is None:
-            b = ledger.place(y)
+            b = ledger.enrol(y)
         i = next(ledger.ids)
         ledger.data[i] = number
         ledger.left[i] = a
