@@ -20,7 +20,7 @@ ROWS = 4                            # results a block computes at once
 VECTORS = 4                         # vectors of examples a block of results keeps in registers
 
 
-class Splat(ir.Constant):
+class Splat(ir.Constant):  # type: ignore[misc]
     """The same constant in every lane. Written out lane by lane, constants would be most of a module's text."""
 
     def __init__(self, one: ir.Constant, lanes: int):
