@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 
 from jitgrad import backends, errors
-from jitgrad.arguments import PLAIN, Axes, Bound, Signature, as_array, flatten, key, paths, unflatten, unflattener
+from jitgrad.arguments import (
+    PLAIN,
+    Axes,
+    Bound,
+    Signature,
+    as_array,
+    flatten,
+    flatten_plain,
+    key,
+    paths,
+    unflatten,
+    unflattener,
+)
 from jitgrad.calls import Call, Recorded, fused
 from jitgrad.compiler.program import Leaf, Program
 from jitgrad.lowered import Lowered
@@ -48,8 +60,9 @@ class Transformed:
     def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         if kwargs:
             args = self._positional(args, kwargs)
-        leaves, structure = flatten(args)
+        leaves, structure = flatten_plain(args)
         if not PLAIN.issuperset(map(type, leaves)):
+            leaves, structure = flatten(args)
             leaves = [leaf if type(leaf) in PLAIN else
                       as_array(leaf, lambda k=k: paths(structure, self._names(len(args)))[k])  # type: ignore[misc]
                       for k, leaf in enumerate(leaves)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,13 @@ _REGISTERED: set[type] = set()
 PLAIN = frozenset({np.ndarray, np.float64, np.float32, int, float, bool, Value})
 
 
+# (leaves, structure) of a pytree, where all leaves turn out to be PLAIN; `flatten` says it for any.
+flatten_plain = partial(optree.tree_flatten, namespace=NAMESPACE)
+
+
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """The leaves of a pytree and its structure. Dataclasses are registered when they are first seen."""
-    leaves, structure = optree.tree_flatten(tree, namespace=NAMESPACE)
+    leaves, structure = flatten_plain(tree)
     if PLAIN.issuperset(map(type, leaves)):
         return leaves, structure
     strange = {type(leaf) for leaf in leaves
