@@ -164,7 +164,7 @@ class Call:
         def part(p: _Part) -> Any:
             if p.example is not None:
                 return p.of_examples(results.examples[p.example])
-            found = (rounded if p.same_dtype else sums.astype(p.dtype))[p.where]
+            found = rounded[p.where] if p.same_dtype else sums[p.where].astype(p.dtype)
             return found.reshape(p.shape) if p.folds else found
         return [part(p) for p in self._values], [part(p) for p in self._gradients]
 

@@ -30,6 +30,7 @@ EXAMPLES = {
     "curve_per_pixel.py": ["50"],
     "digits_classifier.py": ["8", "16"],
     "logistic_regression.py": ["2000"],
+    "many_models.py": ["3", "10"],
     "micrograd_moons.py": ["20", "20"],
     "next_letter.py": ["10"],
     "scalar_transformer.py": ["--steps", "3", "--batch", "8", "--width", "8", "--heads", "2"],

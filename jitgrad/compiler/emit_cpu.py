@@ -56,11 +56,9 @@ class _TileSink:
 
 def shared_slots(tape: Tape, program: Program) -> dict[int, int]:
     """For each shared input row, its place in the vector of shared scalars."""
-    places = {}
-    for row in np.flatnonzero(tape.shared).tolist():
-        leaf, element = program.leaf_of(tape.inputs[row])
-        places[row] = program.shared_offset[leaf.first] + element
-    return places
+    rows = np.flatnonzero(tape.shared)
+    slots = np.array(tape.inputs, np.int64)[rows]
+    return dict(zip(rows.tolist(), program.shared_places(slots).tolist(), strict=True)) if len(rows) else {}
 
 
 def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) -> ir.Function:
