@@ -131,13 +131,19 @@ class Value:
     # Arithmetic, as micrograd decomposes it.
 
     def __add__(self, other: Any) -> Any:
-        if self.__class__ is Value is other.__class__:
-            return _leaves(_ADD, ADD, self.data + other.data, self, other)
+        if self.__class__ is Value:
+            if other.__class__ is Value:
+                return _of_leaf(_ADD, ADD, self.data + other.data, self, other)
+            if other.__class__ is float or other.__class__ is int:
+                return _of_leaf(_ADD, ADD, self.data + other, self, other)
         return _binary(_ADD, self, other)
 
     def __mul__(self, other: Any) -> Any:
-        if self.__class__ is Value is other.__class__:
-            return _leaves(_MUL, MUL, self.data * other.data, self, other)
+        if self.__class__ is Value:
+            if other.__class__ is Value:
+                return _of_leaf(_MUL, MUL, self.data * other.data, self, other)
+            if other.__class__ is float or other.__class__ is int:
+                return _of_leaf(_MUL, MUL, self.data * other, self, other)
         return _binary(_MUL, self, other)
 
     def __radd__(self, other: Any) -> Any: return self + other
@@ -352,16 +358,17 @@ def _binary(op: Op, x: Value, y: Any) -> Any:
     return NotImplemented if _foreign(y) else apply(op, x, y)
 
 
-def _leaves(op: Op, code: int, number: Any, x: Value, y: Value) -> Any:
-    """A sum or a product of two leaves."""
+def _of_leaf(op: Op, code: int, number: Any, x: Value, y: Any) -> Any:
+    """A sum or a product of a leaf and a leaf or a number."""
     if _recordings:
         return apply(op, x, y)
     ledger = current()
     try:
-        places = ledger.places
-        if (a := places.get(x)) is None:
+        a = ledger.places.get(x)
+        if a is None:
             a = ledger.enrol(x)
-        if (b := places.get(y)) is None:
+        b = ledger.places.get(y) if y.__class__ is Value else ledger.given(y)
+        if b is None:
             b = ledger.enrol(y)
         i = next(ledger.ids)
         ledger.data[i] = number

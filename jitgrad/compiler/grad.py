@@ -137,19 +137,19 @@ class _Reverse:
         repeats: several lanes may do the same, and do it once: all columns of a table are read by one index.
         """
         tape, width = self.tape, len(symbols[0])
-        one, minus_one = tape.constant(1.0), tape.constant(-1.0)
+        one = tape.constant(1.0)
 
         def constant(n: Node) -> Rows:
             return np.full(width, tape.constant(n.payload, n.kind == "bool"), np.int32)
 
         def instruction(op: Op, args: list[Rows]) -> Rows:
             if op is OPS["neg"] and (args[0] == one).all():
-                return np.full(width, minus_one, np.int32)
+                return np.full(width, tape.constant(-1.0), np.int32)
             if op is OPS["mul"]:                            # by 1 or -1: exact, and most gradients begin so
                 for factor, other in (args, args[::-1]):
                     if (factor == one).all():
                         return other
-                    if (factor == minus_one).all():
+                    if (factor == tape.known_constant(-1.0)).all():
                         return tape.append(OPS["neg"], (other,))
             # `where` hands its operands' kind through; no rule chooses between conditions.
             if repeats:

@@ -126,6 +126,10 @@ class Tape:
             self.constants[row] = float(value)
         return row
 
+    def known_constant(self, value: float) -> int:
+        """The row of a constant, -1 if there is none yet."""
+        return self._constant_rows.get(bits(value) + bytes([False]), -1)
+
     def append(self, op: Op, args: tuple[Rows, ...], segments: Segments | None = None, boolean: bool = False) -> Rows:
         """Add an instruction; returns the rows it writes."""
         width = len(args[0]) if args else len(segments.start) - 1  # type: ignore[union-attr]
