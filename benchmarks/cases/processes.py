@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,14 +42,17 @@ def process(code: str, filled: bool, cached_jax: bool = False) -> Callable[[], R
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
     def make() -> Run:
-        kept = tempfile.TemporaryDirectory(prefix="jitgrad-benchmarks-")
-
-        def run() -> str:
-            if filled:
-                return python(code, kept.name, settings(kept.name))
+        def begin_empty() -> str:
             with tempfile.TemporaryDirectory(prefix="jitgrad-benchmarks-") as empty:
                 return python(code, empty, settings(empty))
-        return run
+        if not filled:
+            return begin_empty
+        kept = tempfile.mkdtemp(prefix="jitgrad-benchmarks-")
+
+        def begin_filled() -> str:
+            return python(code, kept, settings(kept))
+        weakref.finalize(begin_filled, shutil.rmtree, kept, ignore_errors=True)
+        return begin_filled
     return make
 
 
