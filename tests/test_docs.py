@@ -97,7 +97,7 @@ def test_the_operations_page_covers_the_table() -> None:
 
 @pytest.mark.parametrize(("op", "rule"), [
     ("tanh", "`g * (1 - out * out)`"),
-    ("div", "x: `g / y`; y: `-(g * out) / y`"),
+    ("div", "x: `g * (1 / y)`; y: `-(g * out) * (1 / y)`"),
     ("relu", "`where(out > 0, g, 0)`"),
     ("sub", "x: `g`; y: `-g`"),
 ])
