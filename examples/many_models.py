@@ -17,7 +17,8 @@ epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 rng = np.random.default_rng(0)
 angle = rng.uniform(0, np.pi, 100)
 upper = rng.random(100) < 0.5
-X = np.where(upper, [np.cos(angle), np.sin(angle)], [1 - np.cos(angle), 0.5 - np.sin(angle)]).T + rng.normal(0, 0.1, (100, 2))
+moons = np.where(upper, [np.cos(angle), np.sin(angle)], [1 - np.cos(angle), 0.5 - np.sin(angle)])
+X = moons.T + rng.normal(0, 0.1, (100, 2))
 Y = np.where(upper, 1.0, -1.0)
 
 
