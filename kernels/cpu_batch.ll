@@ -578,7 +578,7 @@ B0.endif:
   %.70 = load i64, ptr %.69, align 8
   %.82 = getelementptr i8, ptr %.8, i64 280
   %.83 = load i64, ptr %.82, align 8
-  %.89 = getelementptr i8, ptr %.8, i64 296
+  %.89 = getelementptr i8, ptr %.8, i64 304
   %.90 = load i64, ptr %.89, align 8
   %.93 = getelementptr i8, ptr %.8, i64 200
   %.94 = load i64, ptr %.93, align 8
@@ -594,8 +594,8 @@ B0.endif:
   tail call void %.111(i64 %.98, i64 %.102, i64 %.106, i64 %.110, i64 0, i64 0)
   %.115 = getelementptr i8, ptr %.8, i64 240
   %.116 = load i64, ptr %.115, align 8
-  %.198359.not = icmp slt i64 %.116, 1
-  br i1 %.198359.not, label %B920.endif, label %B800.lr.ph
+  %.198360.not = icmp slt i64 %.116, 1
+  br i1 %.198360.not, label %B920.endif, label %B800.lr.ph
 
 B800.lr.ph:                                       ; preds = %B0.endif
   br label %B800
@@ -627,7 +627,7 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   %.397 = load i64, ptr %sunkaddr57, align 8
   %1 = add i64 %lsr.iv47, %.397
   %sunkaddr58 = inttoptr i64 %arg.call to ptr
-  %sunkaddr59 = getelementptr i8, ptr %sunkaddr58, i64 288
+  %sunkaddr59 = getelementptr i8, ptr %sunkaddr58, i64 296
   %.403 = load i64, ptr %sunkaddr59, align 8
   %.404 = inttoptr i64 %1 to ptr
   %.406 = load i64, ptr %.404, align 8
@@ -641,16 +641,16 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   tail call void %.421(i64 %.412, i64 %.419, i64 %.10, i64 0, i64 0, i64 0)
   %lsr.iv.next48 = add nuw i64 %lsr.iv47, 40
   %lsr.iv.next50 = add i64 %lsr.iv49, -1
-  %exitcond547.not = icmp eq i64 %lsr.iv.next50, 0
-  br i1 %exitcond547.not, label %B1264.endif, label %B1000
+  %exitcond548.not = icmp eq i64 %lsr.iv.next50, 0
+  br i1 %exitcond548.not, label %B1264.endif, label %B1000
 
-B1396:                                            ; preds = %B1396.lr.ph, %B2592
-  %.519418470 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2592 ]
-  %.526422469 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2592 ]
-  %.529 = add nsw i64 %.519418470, -1
-  %.533 = add i64 %.526422469, 1
+B1396:                                            ; preds = %B1396.lr.ph, %B2630
+  %.519419471 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2630 ]
+  %.526423470 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2630 ]
+  %.529 = add nsw i64 %.519419471, -1
+  %.533 = add i64 %.526423470, 1
   %sunkaddr60 = inttoptr i64 %.62 to ptr
-  %sunkaddr61 = mul i64 %.526422469, 8
+  %sunkaddr61 = mul i64 %.526423470, 8
   %sunkaddr62 = getelementptr i8, ptr %sunkaddr60, i64 %sunkaddr61
   %.568 = load i64, ptr %sunkaddr62, align 8
   %sunkaddr63 = inttoptr i64 %.62 to ptr
@@ -658,11 +658,11 @@ B1396:                                            ; preds = %B1396.lr.ph, %B2592
   %sunkaddr65 = getelementptr i8, ptr %sunkaddr63, i64 %sunkaddr64
   %.574 = load i64, ptr %sunkaddr65, align 8
   %.582 = icmp slt i64 %.568, %.574
-  br i1 %.582, label %B1486.preheader, label %B2592
+  br i1 %.582, label %B1486.preheader, label %B2630
 
 B1486.preheader:                                  ; preds = %B1396
-  %factor.op.mul.reass = mul i64 %factor.op.mul417, %.526422469
-  %.1199 = add nsw i64 %factor.op.mul.reass, %.66
+  %factor.op.mul.reass = mul i64 %factor.op.mul418, %.526423470
+  %.1203 = add nsw i64 %factor.op.mul.reass, %.66
   br label %B1486.endif
 
 B1642:                                            ; preds = %B1642.preheader, %B1640.backedge
@@ -681,8 +681,8 @@ B1642:                                            ; preds = %B1642.preheader, %B
 B1640.backedge:                                   ; preds = %B1642, %B1642
   %lsr.iv.next36 = add i64 %lsr.iv35, 40
   %lsr.iv.next38 = add i64 %lsr.iv37, -1
-  %exitcond548.not = icmp eq i64 %lsr.iv.next38, 0
-  br i1 %exitcond548.not, label %B1762.endif, label %B1642
+  %exitcond549.not = icmp eq i64 %lsr.iv.next38, 0
+  br i1 %exitcond549.not, label %B1762.endif, label %B1642
 
 B1842:                                            ; preds = %B1842.preheader, %B1842
   %lsr.iv41 = phi i64 [ %.812, %B1842.preheader ], [ %lsr.iv.next42, %B1842 ]
@@ -695,10 +695,10 @@ B1842:                                            ; preds = %B1842.preheader, %B
   %.940 = inttoptr i64 %4 to ptr
   %.942 = load i64, ptr %.940, align 8
   %switch.selectcmp = icmp eq i64 %.942, 1
-  %switch.select = select i1 %switch.selectcmp, i64 44, i64 45
-  %switch.selectcmp343 = icmp eq i64 %.942, 0
-  %switch.select344 = select i1 %switch.selectcmp343, i64 46, i64 %switch.select
-  %.971 = getelementptr i64, ptr %3, i64 %switch.select344
+  %switch.select = select i1 %switch.selectcmp, i64 45, i64 46
+  %switch.selectcmp344 = icmp eq i64 %.942, 0
+  %switch.select345 = select i1 %switch.selectcmp344, i64 47, i64 %switch.select
+  %.971 = getelementptr i64, ptr %3, i64 %switch.select345
   %.972 = load i64, ptr %.971, align 8
   %.975 = getelementptr i8, ptr %.940, i64 16
   %.976 = load i64, ptr %.975, align 8
@@ -713,8 +713,8 @@ B1842:                                            ; preds = %B1842.preheader, %B
   tail call void %.993(i64 %.22, i64 %.979, i64 %.983, i64 %.987, i64 %.10, i64 %.13.i)
   %lsr.iv.next40 = add nuw i64 %lsr.iv39, 40
   %lsr.iv.next42 = add i64 %lsr.iv41, -1
-  %exitcond549.not = icmp eq i64 %lsr.iv.next42, 0
-  br i1 %exitcond549.not, label %B2244.endif, label %B1842
+  %exitcond550.not = icmp eq i64 %lsr.iv.next42, 0
+  br i1 %exitcond550.not, label %B2244.endif, label %B1842
 
 B2322.backedge:                                   ; preds = %B2322.backedge.preheader, %B2322.backedge
   %lsr.iv45 = phi i64 [ %.1003, %B2322.backedge.preheader ], [ %lsr.iv.next46, %B2322.backedge ]
@@ -767,35 +767,38 @@ B2322.backedge:                                   ; preds = %B2322.backedge.preh
   tail call void %.130.i(i64 %.44.i, i64 %.33.i.i, i64 %.60.i, i64 %.13.i, i64 0, i64 0)
   %lsr.iv.next44 = add nuw i64 %lsr.iv43, 40
   %lsr.iv.next46 = add i64 %lsr.iv45, -1
-  %exitcond550.not = icmp eq i64 %lsr.iv.next46, 0
-  br i1 %exitcond550.not, label %B2364, label %B2322.backedge
+  %exitcond551.not = icmp eq i64 %lsr.iv.next46, 0
+  br i1 %exitcond551.not, label %B2364, label %B2322.backedge
 
 B2364:                                            ; preds = %B2244.endif, %B2322.backedge
   %.1155 = add nsw i64 %first.2.1, %.10
   %.1163 = add nsw i64 %.13.i, %waiting.3.1
-  %.1172 = icmp sgt i64 %.1163, 1023
-  %.1182 = icmp sge i64 %.1155, %.574
-  %or.cond = select i1 %.1172, i1 true, i1 %.1182
-  br i1 %or.cond, label %B2418, label %B2578
-
-B2418:                                            ; preds = %B2364
   %sunkaddr84 = inttoptr i64 %arg.call to ptr
-  %sunkaddr85 = getelementptr i8, ptr %sunkaddr84, i64 176
-  %.1189 = load i64, ptr %sunkaddr85, align 8
+  %sunkaddr85 = getelementptr i8, ptr %sunkaddr84, i64 288
+  %.1174 = load i64, ptr %sunkaddr85, align 8
+  %.1176 = icmp sge i64 %.1163, %.1174
+  %.1186 = icmp sge i64 %.1155, %.574
+  %or.cond = select i1 %.1176, i1 true, i1 %.1186
+  br i1 %or.cond, label %B2456, label %B2616
+
+B2456:                                            ; preds = %B2364
   %sunkaddr86 = inttoptr i64 %arg.call to ptr
-  %sunkaddr87 = getelementptr i8, ptr %sunkaddr86, i64 128
+  %sunkaddr87 = getelementptr i8, ptr %sunkaddr86, i64 176
   %.1193 = load i64, ptr %sunkaddr87, align 8
-  %.1201 = inttoptr i64 %.1189 to ptr
-  tail call void %.1201(i64 %.1193, i64 %.1199, i64 %.70, i64 0, i64 0, i64 0)
-  br label %B2578
+  %sunkaddr88 = inttoptr i64 %arg.call to ptr
+  %sunkaddr89 = getelementptr i8, ptr %sunkaddr88, i64 128
+  %.1197 = load i64, ptr %sunkaddr89, align 8
+  %.1205 = inttoptr i64 %.1193 to ptr
+  tail call void %.1205(i64 %.1197, i64 %.1203, i64 %.70, i64 0, i64 0, i64 0)
+  br label %B2616
 
-B2578:                                            ; preds = %B2418, %B2364
-  %waiting.4.4 = phi i64 [ 0, %B2418 ], [ %.1163, %B2364 ]
-  %.1216 = icmp slt i64 %.1155, %.574
-  br i1 %.1216, label %B1486.endif, label %B2592
+B2616:                                            ; preds = %B2456, %B2364
+  %waiting.4.4 = phi i64 [ 0, %B2456 ], [ %.1163, %B2364 ]
+  %.1220 = icmp slt i64 %.1155, %.574
+  br i1 %.1220, label %B1486.endif, label %B2630
 
-B2592:                                            ; preds = %B2578, %B1396
-  %.520 = icmp sgt i64 %.519418470, 1
+B2630:                                            ; preds = %B2616, %B1396
+  %.520 = icmp sgt i64 %.519419471, 1
   br i1 %.520, label %B1396, label %common.ret
 
 common.ret.loopexit:                              ; preds = %B1642
@@ -804,9 +807,9 @@ common.ret.loopexit:                              ; preds = %B1642
 common.ret.loopexit32:                            ; preds = %B800
   br label %common.ret
 
-common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2592
-  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2592 ]
-  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.784, %common.ret.loopexit ], [ 0, %B2592 ]
+common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2630
+  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2630 ]
+  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.784, %common.ret.loopexit ], [ 0, %B2630 ]
   store ptr null, ptr %excinfo.sink, align 8
   ret i32 %common.ret.op
 
@@ -814,8 +817,8 @@ B920.endif:                                       ; preds = %B798.backedge, %B0.
   %8 = inttoptr i64 %arg.call to ptr
   %.275 = getelementptr i8, ptr %8, i64 224
   %.276 = load i64, ptr %.275, align 8
-  %.356365.not = icmp slt i64 %.276, 1
-  br i1 %.356365.not, label %B1264.endif, label %B1000.lr.ph
+  %.356366.not = icmp slt i64 %.276, 1
+  br i1 %.356366.not, label %B1264.endif, label %B1000.lr.ph
 
 B1000.lr.ph:                                      ; preds = %B920.endif
   %.408 = mul i64 %.14, %.10
@@ -828,28 +831,28 @@ B1264.endif:                                      ; preds = %B920.endif, %B1000
   %.438 = getelementptr i8, ptr %9, i64 96
   %.439 = load i64, ptr %.438, align 8
   %.476 = sub i64 %.439, %.435
-  %factor.op.mul417 = shl i64 %.70, 3
-  %.520462.not = icmp slt i64 %.476, 1
-  br i1 %.520462.not, label %common.ret, label %B1396.lr.ph
+  %factor.op.mul418 = shl i64 %.70, 3
+  %.520463.not = icmp slt i64 %.476, 1
+  br i1 %.520463.not, label %common.ret, label %B1396.lr.ph
 
 B1396.lr.ph:                                      ; preds = %B1264.endif
   br label %B1396
 
-B1486.endif:                                      ; preds = %B2578, %B1486.preheader
-  %waiting.3.1 = phi i64 [ %waiting.4.4, %B2578 ], [ 0, %B1486.preheader ]
-  %first.2.1 = phi i64 [ %.1155, %B2578 ], [ %.568, %B1486.preheader ]
+B1486.endif:                                      ; preds = %B2616, %B1486.preheader
+  %waiting.3.1 = phi i64 [ %waiting.4.4, %B2616 ], [ 0, %B1486.preheader ]
+  %first.2.1 = phi i64 [ %.1155, %B2616 ], [ %.568, %B1486.preheader ]
   %.589 = sub nsw i64 %.574, %first.2.1
   %.13.i = tail call i64 @llvm.smin.i64(i64 %.589, i64 %.10)
-  %sunkaddr88 = inttoptr i64 %arg.call to ptr
-  %sunkaddr89 = getelementptr i8, ptr %sunkaddr88, i64 16
-  %.31.i12 = load i64, ptr %sunkaddr89, align 8
   %sunkaddr90 = inttoptr i64 %arg.call to ptr
-  %sunkaddr91 = getelementptr i8, ptr %sunkaddr90, i64 8
-  %.38.i14 = load i64, ptr %sunkaddr91, align 8
-  %.40.i = mul i64 %.38.i14, %.31.i12
+  %sunkaddr91 = getelementptr i8, ptr %sunkaddr90, i64 16
+  %.31.i12 = load i64, ptr %sunkaddr91, align 8
   %sunkaddr92 = inttoptr i64 %arg.call to ptr
-  %sunkaddr93 = getelementptr i8, ptr %sunkaddr92, i64 56
-  %.47.i = load i64, ptr %sunkaddr93, align 8
+  %sunkaddr93 = getelementptr i8, ptr %sunkaddr92, i64 8
+  %.38.i14 = load i64, ptr %sunkaddr93, align 8
+  %.40.i = mul i64 %.38.i14, %.31.i12
+  %sunkaddr94 = inttoptr i64 %arg.call to ptr
+  %sunkaddr95 = getelementptr i8, ptr %sunkaddr94, i64 56
+  %.47.i = load i64, ptr %sunkaddr95, align 8
   %.130141.not.i = icmp slt i64 %.47.i, 1
   br i1 %.130141.not.i, label %B1486.endif.endif.endif, label %B196.lr.ph.i
 
@@ -860,9 +863,9 @@ B196.lr.ph.i:                                     ; preds = %B1486.endif
 B196.i:                                           ; preds = %B1001.i, %B196.lr.ph.i
   %lsr.iv33 = phi i64 [ %lsr.iv.next34, %B1001.i ], [ %.47.i, %B196.lr.ph.i ]
   %lsr.iv = phi i64 [ %lsr.iv.next, %B1001.i ], [ 0, %B196.lr.ph.i ]
-  %sunkaddr94 = inttoptr i64 %arg.call to ptr
-  %sunkaddr95 = getelementptr i8, ptr %sunkaddr94, i64 48
-  %.171.i = load i64, ptr %sunkaddr95, align 8
+  %sunkaddr96 = inttoptr i64 %arg.call to ptr
+  %sunkaddr97 = getelementptr i8, ptr %sunkaddr96, i64 48
+  %.171.i = load i64, ptr %sunkaddr97, align 8
   %10 = add i64 %lsr.iv, %.171.i
   %.174.i = inttoptr i64 %10 to ptr
   %.175.i = getelementptr i8, ptr %.174.i, i64 16
@@ -871,9 +874,9 @@ B196.i:                                           ; preds = %B1001.i, %B196.lr.p
   %.179.i = load i64, ptr %.178.i, align 8
   %.181.i = getelementptr i8, ptr %.174.i, i64 32
   %.182.i = load i64, ptr %.181.i, align 8
-  %sunkaddr96 = inttoptr i64 %arg.call to ptr
-  %sunkaddr97 = getelementptr i8, ptr %sunkaddr96, i64 32
-  %.195.i = load i64, ptr %sunkaddr97, align 8
+  %sunkaddr98 = inttoptr i64 %arg.call to ptr
+  %sunkaddr99 = getelementptr i8, ptr %sunkaddr98, i64 32
+  %.195.i = load i64, ptr %sunkaddr99, align 8
   %.198.i = load i64, ptr %.174.i, align 8
   %.199.i = inttoptr i64 %.195.i to ptr
   %.200.i = getelementptr i64, ptr %.199.i, i64 %.198.i
@@ -883,29 +886,29 @@ B196.i:                                           ; preds = %B1001.i, %B196.lr.p
   %.210.i = mul i64 %.208.i, %.176.i
   %.205.i = add i64 %.201.i, %.210.i
   %.211.i = add i64 %.205.i, %.204.i
-  %sunkaddr98 = inttoptr i64 %arg.call to ptr
-  %sunkaddr99 = getelementptr i8, ptr %sunkaddr98, i64 120
-  %.218.i = load i64, ptr %sunkaddr99, align 8
+  %sunkaddr100 = inttoptr i64 %arg.call to ptr
+  %sunkaddr101 = getelementptr i8, ptr %sunkaddr100, i64 120
+  %.218.i = load i64, ptr %sunkaddr101, align 8
   %.221.i = mul i64 %.40.i, %.182.i
   %.222.i = add i64 %.218.i, %.221.i
   %.249.i = icmp eq i64 %.179.i, 1
   br i1 %.249.i, label %B896.thread.i, label %B896.i
 
 B896.i:                                           ; preds = %B196.i
-  %sunkaddr100 = inttoptr i64 %arg.call to ptr
-  %sunkaddr101 = getelementptr i8, ptr %sunkaddr100, i64 144
-  %.269.i = load i64, ptr %sunkaddr101, align 8
   %sunkaddr102 = inttoptr i64 %arg.call to ptr
-  %sunkaddr103 = getelementptr i8, ptr %sunkaddr102, i64 8
-  %.273.i = load i64, ptr %sunkaddr103, align 8
+  %sunkaddr103 = getelementptr i8, ptr %sunkaddr102, i64 144
+  %.269.i = load i64, ptr %sunkaddr103, align 8
+  %sunkaddr104 = inttoptr i64 %arg.call to ptr
+  %sunkaddr105 = getelementptr i8, ptr %sunkaddr104, i64 8
+  %.273.i = load i64, ptr %sunkaddr105, align 8
   %.279.i = inttoptr i64 %.269.i to ptr
   tail call void %.279.i(i64 %.222.i, i64 %.211.i, i64 %.176.i, i64 %.13.i, i64 %.273.i, i64 %.179.i)
   br label %B1001.i
 
 B896.thread.i:                                    ; preds = %B196.i
-  %sunkaddr104 = inttoptr i64 %arg.call to ptr
-  %sunkaddr105 = getelementptr i8, ptr %sunkaddr104, i64 136
-  %.254.i = load i64, ptr %sunkaddr105, align 8
+  %sunkaddr106 = inttoptr i64 %arg.call to ptr
+  %sunkaddr107 = getelementptr i8, ptr %sunkaddr106, i64 136
+  %.254.i = load i64, ptr %sunkaddr107, align 8
   %.259.i = inttoptr i64 %.254.i to ptr
   tail call void %.259.i(i64 %.222.i, i64 %.211.i, i64 %.176.i, i64 %.13.i, i64 0, i64 0)
   br label %B1001.i
@@ -917,31 +920,31 @@ B1001.i:                                          ; preds = %B896.thread.i, %B89
   br i1 %exitcond150.not.i, label %B1486.endif.endif.endif, label %B196.i
 
 B1486.endif.endif.endif:                          ; preds = %B1001.i, %B1486.endif
-  %sunkaddr106 = inttoptr i64 %arg.call to ptr
-  %sunkaddr107 = getelementptr i8, ptr %sunkaddr106, i64 256
-  %.653 = load i64, ptr %sunkaddr107, align 8
-  %.733372.not = icmp slt i64 %.653, 1
-  br i1 %.733372.not, label %B1762.endif, label %B1642.preheader
+  %sunkaddr108 = inttoptr i64 %arg.call to ptr
+  %sunkaddr109 = getelementptr i8, ptr %sunkaddr108, i64 256
+  %.653 = load i64, ptr %sunkaddr109, align 8
+  %.733373.not = icmp slt i64 %.653, 1
+  br i1 %.733373.not, label %B1762.endif, label %B1642.preheader
 
 B1642.preheader:                                  ; preds = %B1486.endif.endif.endif
   br label %B1642
 
 B1762.endif:                                      ; preds = %B1486.endif.endif.endif, %B1640.backedge
-  %sunkaddr108 = inttoptr i64 %arg.call to ptr
-  %sunkaddr109 = getelementptr i8, ptr %sunkaddr108, i64 272
-  %.812 = load i64, ptr %sunkaddr109, align 8
-  %.892379.not = icmp slt i64 %.812, 1
-  br i1 %.892379.not, label %B2244.endif, label %B1842.preheader
+  %sunkaddr110 = inttoptr i64 %arg.call to ptr
+  %sunkaddr111 = getelementptr i8, ptr %sunkaddr110, i64 272
+  %.812 = load i64, ptr %sunkaddr111, align 8
+  %.892380.not = icmp slt i64 %.812, 1
+  br i1 %.892380.not, label %B2244.endif, label %B1842.preheader
 
 B1842.preheader:                                  ; preds = %B1762.endif
   br label %B1842
 
 B2244.endif:                                      ; preds = %B1762.endif, %B1842
-  %sunkaddr110 = inttoptr i64 %arg.call to ptr
-  %sunkaddr111 = getelementptr i8, ptr %sunkaddr110, i64 72
-  %.1003 = load i64, ptr %sunkaddr111, align 8
-  %.1083386.not = icmp slt i64 %.1003, 1
-  br i1 %.1083386.not, label %B2364, label %B2322.backedge.preheader
+  %sunkaddr112 = inttoptr i64 %arg.call to ptr
+  %sunkaddr113 = getelementptr i8, ptr %sunkaddr112, i64 72
+  %.1003 = load i64, ptr %sunkaddr113, align 8
+  %.1083387.not = icmp slt i64 %.1003, 1
+  br i1 %.1083387.not, label %B2364, label %B2322.backedge.preheader
 
 B2322.backedge.preheader:                         ; preds = %B2244.endif
   br label %B2322.backedge
@@ -971,7 +974,7 @@ common.ret:                                       ; preds = %B804, %B576, %B464,
 
 B234:                                             ; preds = %B0
   %0 = inttoptr i64 %arg.call to ptr
-  %.88 = getelementptr i8, ptr %0, i64 304
+  %.88 = getelementptr i8, ptr %0, i64 312
   %.89 = load i64, ptr %.88, align 8
   %.93 = shl nsw i64 %.25, 2
   %.97 = add nsw i64 %.77, %.93
@@ -988,7 +991,7 @@ B340:                                             ; preds = %B0
 
 B352:                                             ; preds = %B340
   %1 = inttoptr i64 %arg.call to ptr
-  %.128 = getelementptr i8, ptr %1, i64 312
+  %.128 = getelementptr i8, ptr %1, i64 320
   %.129 = load i64, ptr %.128, align 8
   %.134 = sub nsw i64 %.22, %.19
   %.142 = inttoptr i64 %.129 to ptr
@@ -997,7 +1000,7 @@ B352:                                             ; preds = %B340
 
 B464:                                             ; preds = %B340
   %2 = inttoptr i64 %arg.call to ptr
-  %.165 = getelementptr i8, ptr %2, i64 320
+  %.165 = getelementptr i8, ptr %2, i64 328
   %.166 = load i64, ptr %.165, align 8
   %.171 = sub nsw i64 %.22, %.19
   %.179 = inttoptr i64 %.166 to ptr
@@ -1008,7 +1011,7 @@ B576:                                             ; preds = %B340
   %3 = inttoptr i64 %arg.call to ptr
   %.200 = sub nsw i64 %.22, %.19
   %.203 = icmp eq i64 %.200, 1
-  %"$phi696.0.2.0.in.v" = select i1 %.203, i64 328, i64 336
+  %"$phi696.0.2.0.in.v" = select i1 %.203, i64 336, i64 344
   %"$phi696.0.2.0.in" = getelementptr i8, ptr %3, i64 %"$phi696.0.2.0.in.v"
   %"$phi696.0.2.0" = load i64, ptr %"$phi696.0.2.0.in", align 8
   %.225 = getelementptr i8, ptr %3, i64 184
@@ -1021,7 +1024,7 @@ B576:                                             ; preds = %B340
 
 B804:                                             ; preds = %B340
   %4 = inttoptr i64 %arg.call to ptr
-  %.257 = getelementptr i8, ptr %4, i64 344
+  %.257 = getelementptr i8, ptr %4, i64 352
   %.258 = load i64, ptr %.257, align 8
   %.261 = getelementptr i8, ptr %4, i64 184
   %.262 = load i64, ptr %.261, align 8

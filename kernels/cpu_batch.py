@@ -20,9 +20,6 @@ from numba.extending import intrinsic, register_jitable
 
 from jitgrad.kernels import place
 
-# Lane-wise partial sums go to float64 after about this many examples: 64 additions a lane in float32.
-FLUSH_EXAMPLES = 1024
-
 
 def _word_pointer(builder: Any, address: Any, k: Any) -> Any:
     return builder.gep(builder.inttoptr(address, ir.IntType(64).as_pointer()), [k])
@@ -188,7 +185,7 @@ def run_tape(call: int) -> None:
                 take_out(call, c, first, count)
             first += tile
             waiting += count
-            if waiting >= FLUSH_EXAMPLES or first >= stop:
+            if waiting >= word(call, place.FLUSH_AFTER) or first >= stop:
                 run(word(call, place.FLUSH), word(call, place.PARTIAL), sums + 8 * chunk * sum_count, sum_count, 0, 0, 0)
                 waiting = 0
 

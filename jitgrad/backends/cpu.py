@@ -202,6 +202,7 @@ class CpuKernel:
         self._kept = (operands, shared, parts)              # as long as their addresses are in use
         table[place.OPERANDS], table[place.SHARED_SLOTS] = address(operands), address(shared)
         table[place.SHARED_AT], table[place.SHARED_COUNT] = len(tables.constants), len(shared)
+        table[place.FLUSH_AFTER] = schedule.FLUSH_TERMS // tables.terms
         for at, part in parts.items():
             table[at], table[at + 1] = address(part), len(part)         # every table is followed by its length
 

@@ -29,6 +29,7 @@ FUSED_TILE = 1024
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
 TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
 TAPE_UNITS = 8
+FLUSH_TERMS = 1024                 # lane-wise partial sums go to float64 after so many terms: 64 a lane in float32
 
 
 @dataclass(frozen=True)
