@@ -73,7 +73,7 @@ GOALS = (
          times(40_000)),
     Goal("its rolling, compilation and first run, empty cache", "micrograd-first/empty", None, seconds(2), seconds(0.3)),
     Goal("scalar GPT step (7 tokens, float64), replayed", "gpt-replay", "Python", times(500), times(3_000)),
-    Goal("unmodified scalar GPT script, its Value class replaced", "gpt-script/10", "Python", times(2.5), times(5)),
+    Goal("unmodified scalar GPT script, its Value class replaced", "gpt-script", "Python", times(2.5), times(5)),
     Goal("784-50-10 classifier, written with W @ x: trace, roll, compile", "classifier/matrices", None, seconds(10),
          seconds(2)),
     Goal("the same, written as loops over scalars", "classifier/loops", None, seconds(10), seconds(2)),

@@ -169,8 +169,8 @@ def gpt_script(steps: int) -> Setup:
 
     def printed(text: str) -> list[Array]:
         return [np.array(text.split(), np.float64)]
-    return Setup((Contestant("jitgrad", "jitgrad's Value", process(code.format("jitgrad"), True), printed),
-                  Contestant("Python", "its own Value", process(code.format(module), True), printed)),
+    return Setup((Contestant("jitgrad", "jitgrad's Value", process(code.format("jitgrad"), True), printed, fresh=True),
+                  Contestant("Python", "its own Value", process(code.format(module), True), printed, fresh=True)),
                  (np.array(scalar_gpt.losses_in_float64(steps)),), 1e-9)
 
 
@@ -182,8 +182,8 @@ def cases() -> Iterator[Case]:
     for state in ("empty", "filled"):
         yield Case(f"micrograd-first/{state}", f"the same: rolling, compilation and first run, caches {state}",
                    lambda n, filled=state == "filled": first_run(n, filled), 100, 10)
-    yield Case("gpt-script/10", "a scalar GPT in plain Python, 10 steps, only its Value class replaced", gpt_script,
-               10, 1, headline=True)
+    yield Case("gpt-script", "a scalar GPT in plain Python, 20 steps, only its Value class replaced", gpt_script,
+               20, 1, headline=True)
     yield Case("gpt-replay", "one step of it over 7 tokens, recorded once, replayed", gpt_step, headline=True)
     for nodes, short in ((10_000, "10k"), (100_000, "100k"), (1_000_000, "1M")):
         yield Case(f"rolling/{short}", f"an expression of {nodes:,} Values made a program", rolling, nodes, 1_000)
