@@ -10,7 +10,6 @@ import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, repeat
 from struct import Struct
 from typing import Any
 
@@ -19,8 +18,7 @@ import numpy.typing as npt
 
 from jitgrad import backends, errors, soundness
 from jitgrad.compiler import schedule
-from jitgrad.compiler.flat import Flat, Ints, codes, offsets, simplified
-from jitgrad.compiler.graph import OPS, bits
+from jitgrad.compiler.flat import simplified
 from jitgrad.compiler.program import FlatProgram, Leaf, Program
 from jitgrad.lowered import Lowered
 from jitgrad.value import Traced, Value
@@ -71,12 +69,8 @@ class ValueProgram:
     def __init__(self, roots: Sequence[Value], wrt: Iterable[Value] | None, device: str, dtype: np.dtype[Any]):
         self.roots, self.dtype, self._device = list(roots), dtype, backends.resolve(device, 0)
         self._structure = soundness.examine(self.roots)
-        with self._structure.shifts():
-            self._record(wrt)
-
-    def _record(self, wrt: Iterable[Value] | None) -> None:
-        walk = _Walk(self.roots)
-        self.values, self.leaves, self._constants = len(walk.nodes), walk.leaves, walk.constants
+        walk = self._structure.walk()
+        self.values, self.leaves, self._constants = walk.size, walk.leaves, walk.numbers
         if not self.leaves:
             raise errors.ArgumentError("compile() needs an expression of at least one Value of the user's")
         self._wrt = self._positions(self.leaves if wrt is None else list(wrt))
@@ -211,98 +205,3 @@ def _found(program: Program, leaves: int) -> list[str]:
     lines.append(f"operations: {tables.work['runs']:,} over runs, {tables.work['gathered']:,} with gathered operands, "
                  f"{tables.work['one by one']:,} one by one, fewer than a vector of them being alike")
     return lines
-
-
-class _Walk:
-    """All Values below `roots`, each once, as arrays. The only reader of how a Value remembers what it was made of."""
-
-    def __init__(self, roots: Sequence[Value]):
-        self.roots = roots
-        self.number = _in_order(roots)
-        self.nodes = nodes = list(self.number)
-        own = [v._backward for v in nodes]
-        if set(own) != {None}:
-            v = next(v for v in nodes if v._backward is not None)
-            raise errors.TraceError(errors.explain(
-                f"a Value with its own `_backward` ({v._op or v!r}) cannot be compiled.", errors.user_location(),
-                "Build the expression from jitgrad's operations."))
-        # Leaves are data; so are the numbers that operators made leaves of.
-        rules = [v._rule for v in nodes]
-        self.ops, code = codes([OPS["input"], OPS["constant"], *(rule for rule in set(rules) if rule is not None)])
-        known: dict[Any, int] = {None: code[OPS["input"]]} | code
-        self.code = np.fromiter(map(known.__getitem__, rules), np.int32, len(nodes))
-        inputs = np.flatnonzero(self.code <= 1)
-        self.code[inputs] = 0
-        own_leaf = np.fromiter((rules[k] is None for k in inputs.tolist()), np.bool_, len(inputs))
-        self.leaf_nodes, self.constant_nodes = inputs[own_leaf], inputs[~own_leaf]
-        self.leaves = [nodes[k] for k in self.leaf_nodes.tolist()]
-        self.constants = [float(nodes[k].data) for k in self.constant_nodes.tolist()]
-
-    def flat(self, order: npt.NDArray[np.intp]) -> Flat:
-        """The expression, leaf order[k] having slot k. Outputs: no failure (0.0), the sum of several roots, the roots."""
-        nodes, total = self.nodes, len(self.nodes)
-        args = [v._args for v in nodes]
-        counts = np.fromiter(map(len, args), np.int32, total)
-        listed = list(chain.from_iterable(args))
-        operands = np.fromiter(map(self.number.get, listed, repeat(-1)), np.int32, len(listed))
-        numbers: dict[tuple[bytes, bool], int] = {}
-        for at in np.flatnonzero(operands < 0).tolist():
-            number = listed[at]
-            key = bits(float(number)), isinstance(number, bool | np.bool_)
-            operands[at] = numbers.setdefault(key, total + len(numbers))
-        if counts[self.leaf_nodes].any():                       # Values made by hand, with children: leaves all the same
-            made = self.code != 0
-            operands = operands[np.repeat(made, counts)]
-            counts[~made] = 0
-        # Behind the Values: plain numbers among operands, the 0.0 that says nothing failed, and the sum of the roots.
-        roots = [self.number[root] for root in self.roots]
-        zero = total + len(numbers)
-        sums = [(roots[0] if k == 1 else zero + k - 1, root) for k, root in enumerate(roots)][1:]
-        ops, code = codes([*self.ops, OPS["add"]])
-        extra = [code[OPS["constant"]]] * (len(numbers) + 1) + [code[OPS["add"]]] * len(sums)
-        payload = np.zeros(total + len(extra))
-        payload[self.leaf_nodes[order]] = np.arange(len(order))
-        payload[self.constant_nodes] = np.arange(len(order), len(order) + len(self.constants))
-        payload[total:zero] = np.frombuffer(b"".join(key[0] for key in numbers))
-        whole = np.concatenate((self.code, np.array(extra, np.int32)))
-        start = offsets(np.concatenate((counts, np.zeros(len(numbers) + 1, np.int32), np.full(len(sums), 2, np.int32))))
-        operands = np.concatenate((operands, np.array(sums, np.int32).reshape(-1)))
-        boolean = np.array([op.result == "bool" for op in ops])[whole]
-        boolean[total:zero] = [key[1] for key in numbers]
-        _spread_conditions(whole == code.get(OPS["where"], -1), start, operands, boolean)
-        outputs = [zero, zero + len(sums), *roots] if sums else [zero, *roots]
-        return Flat(ops, whole, start, operands, payload, boolean, np.array(outputs, np.int32))
-
-
-def _in_order(roots: Sequence[Value]) -> dict[Value, int]:
-    """Every Value below the roots, numbered as a reader meets them: a Value, then its operands from the left."""
-    number: dict[Value, int] = {}
-    count = 0
-    stack: list[Any] = list(reversed(roots))
-    take, push = stack.pop, stack.extend
-    while stack:
-        v = take()
-        if v in number:
-            continue
-        try:
-            args = v._args
-        except AttributeError:
-            if isinstance(v, Value):
-                raise
-            continue                                            # a plain number, in x**2 for example
-        number[v] = count
-        count += 1
-        if args:
-            push(args[::-1])
-    return number
-
-
-def _spread_conditions(choices: npt.NDArray[np.bool_], start: Ints, operands: Ints, boolean: npt.NDArray[np.bool_]) -> None:
-    """Mark each `where` that chooses between conditions as a condition."""
-    nodes = np.flatnonzero(choices)
-    first = start[nodes]
-    while len(nodes):
-        found = boolean[operands[first + 1]] & boolean[operands[first + 2]] & ~boolean[nodes]
-        if not found.any():
-            return
-        boolean[nodes[found]] = True

@@ -13,17 +13,19 @@ number is taken before `exp`, and it is the largest of theirs, not a whole numbe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
 from typing import Any
 
+import numpy as np
+
 from jitgrad import errors
 from jitgrad.compiler.graph import OPS
-from jitgrad.ledger import ADD, CODE, GIVEN, HOOKED, Ledger, know_values
+from jitgrad.ledger import ADD, CODE, HOOKED, Ledger
 from jitgrad.value import Computed, Value, apply
+from jitgrad.walk import Part, Walk, parts_of
 
 _EXP = CODE[OPS["exp"]]
 
@@ -53,59 +55,38 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The part of a ledger that a graph consists of: `reached` has a byte an entry."""
+class _Taken:
+    """What is taken from what in a part of a graph."""
 
-    ledger: Ledger
-    reached: bytearray
-
-    def has(self, entry: int) -> bool:
-        """Whether the entry belongs to it."""
-        return entry < len(self.reached) and self.reached[entry] != 0
-
-    @property
-    def leaves(self) -> list[Any]:
-        return [v for v, i in self.ledger.places.items() if self.has(i)]
-
-    @property
-    def handmade(self) -> list[Any]:
-        return [v for v in self.ledger.handmade if self.has(self.ledger.places[v])]
-
-    @property
-    def imports(self) -> list[Any]:
-        return [v for v, i in self.ledger.imports.items() if self.has(i)]
-
-    @cached_property
-    def leaf_entries(self) -> set[int]:
-        return set(self.ledger.places.values())
+    part: Part
 
     def origin(self, entry: int) -> tuple[Ledger, int]:
         """Where an import comes from; the entry itself, if it is none."""
-        return self._origins.get(entry, (self.ledger, entry))
+        return self._origins.get(entry, (self.part.ledger, entry))
 
     @cached_property
     def _origins(self) -> dict[int, tuple[Ledger, int]]:
-        return {i: v._place() for v, i in self.ledger.imports.items()}
+        return {i: v._place() for v, i in self.part.imports.items()}
 
     @cached_property
-    def numbers(self) -> set[int]:
-        """The entries that are plain numbers of the user's."""
-        ops, given = self.ledger.ops, self.leaf_entries.union(self.ledger.imports.values())
-        return {i for i, reached in enumerate(self.reached) if reached and ops[i] == GIVEN and i not in given}
+    def leaf_at(self) -> dict[int, Any]:
+        return {i: v for v, i in self.part.leaves.items()}
 
     @cached_property
     def shifted(self) -> dict[int, int]:
         """By entry of the number, the entry of x in each (x + number).exp() whose number is a plain one."""
-        left, right, ops = self.ledger.left, self.ledger.right, self.ledger.ops
-        return {right[left[i]]: left[left[i]] for i, code in enumerate(ops[:len(self.reached)])
-                if code == _EXP and self.reached[i] and ops[left[i]] == ADD and right[left[i]] in self.numbers}
+        part = self.part
+        sums = part.left[part.made[part.ops[part.made] == _EXP]]
+        sums = sums[(part.ops[sums] == ADD) & part.numbers[part.right[sums]]]
+        return dict(zip(part.right[sums].tolist(), part.left[sums].tolist(), strict=True))
 
     @cached_property
     def others(self) -> dict[Any, list[int]]:
         """By number, the entries of all plain numbers beside those."""
         found: dict[Any, list[int]] = {}
-        for i in self.numbers - self.shifted.keys():
-            found.setdefault(self.ledger.data[i], []).append(i)
+        for i in np.flatnonzero(self.part.numbers).tolist():
+            if i not in self.shifted:
+                found.setdefault(self.part.ledger.data[i], []).append(i)
         return found
 
 
@@ -113,17 +94,17 @@ class _Part:
 class _Maximum:
     """The largest of some numbers, m, and the plain numbers in the graph that it became: (ledger, entry, negated).
 
-    reads: what the user read; shifted: from what it was taken, (ledger, entry, whether a leaf).
+    reads: what the user read; shifted: from what it was taken, (ledger, entry, the leaf if it is one).
     """
 
     m: Any
     reads: list[_Read] = field(default_factory=list)
-    shifted: list[tuple[Ledger, int, bool]] = field(default_factory=list)
+    shifted: list[tuple[Ledger, int, Value | None]] = field(default_factory=list)
     uses: list[tuple[Ledger, int, bool]] = field(default_factory=list)
 
     @property
     def computed(self) -> set[tuple[Ledger, int]]:
-        return {(ledger, x) for ledger, x, leaf in self.shifted if not leaf}
+        return {(ledger, x) for ledger, x, leaf in self.shifted if leaf is None}
 
     @property
     def places(self) -> list[tuple[Ledger, int]]:
@@ -137,43 +118,20 @@ class _Maximum:
     @property
     def members(self) -> list[tuple[Ledger, int]]:
         """What it is the largest of; none if it is not. Reads of leaves are not noted: those that it was taken from."""
-        found = self.places + [(ledger, x) for ledger, x, leaf in self.shifted if leaf and ledger.data[x] <= self.m]
+        found = self.places + [(ledger, x) for ledger, x, leaf in self.shifted
+                                if leaf is not None and ledger.data[x] <= self.m]
         found = list(dict.fromkeys(found))
         largest = self.m in [ledger.data[x] for ledger, x in found]
         return found if largest and self.computed <= set(found) and (self.reads or len(found) > 1) else []
 
     def value(self) -> Any:
         """The maximum as a Value that is held constant."""
-        values = [_value(*place) for place in self.members]
+        leaves = {(ledger, x): leaf for ledger, x, leaf in self.shifted if leaf is not None}
+        values = [leaves[place] if place in leaves else Computed.at(*place) for place in self.members]
         while len(values) > 1:                             # a balanced tree, which rolls into few instructions
             paired = [apply(OPS["maximum"], a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
             values = paired + values[2 * len(paired):]
         return apply(OPS["stop_gradient"], values[0])
-
-
-def _parts(places: Iterable[tuple[Any, int]]) -> list[_Part]:
-    """The ledgers' parts that these entries depend on, the youngest ledger first."""
-    waiting: dict[int, tuple[Ledger, set[int]]] = {}
-    parts = []
-
-    def add(holder: Any, entry: int) -> None:
-        stack = [(holder, entry)]
-        while stack:
-            holder, entry = stack.pop()
-            if isinstance(holder, Ledger):
-                waiting.setdefault(holder._serial, (holder, set()))[1].add(entry)
-            else:
-                stack += [v._place() for v in holder._prev]
-
-    for place in places:
-        add(*place)
-    while waiting:
-        ledger, entries = waiting.pop(max(waiting))
-        part = _Part(ledger, ledger.reached(max(entries), entries))
-        parts.append(part)
-        for v in (*part.imports, *part.handmade):
-            add(*v._place())
-    return parts
 
 
 def _ledgers(roots: Iterable[Value]) -> list[Ledger]:
@@ -198,17 +156,15 @@ class Structure:
     """What a program was made of; see `examine`."""
 
     def __init__(self, roots: Sequence[Value]):
-        self._roots = {v._place() for v in roots}
+        self._roots = [v._place() for v in roots]
         self.ledgers = _ledgers(roots)
-        know_values(self.ledgers, Computed)
+        for ledger in self.ledgers:              # what is made from here on belongs to no program of these roots
+            ledger.close()
         self._changes = [ledger.changes for ledger in self.ledgers]
-        self._shifts: list[tuple[Ledger, int, Value]] = []
+        self._parts, self._outside = parts_of(self._roots)
+        self._shifts: dict[Ledger, dict[int, Value]] = {}      # what stands for entries of plain numbers
         if any(ledger.assigned for ledger in self.ledgers):
             self._refuse_assigned()
-
-    @cached_property
-    def _parts(self) -> list[_Part]:
-        return _parts(self._roots)
 
     def _refuse_assigned(self) -> None:
         for part in self._parts:
@@ -229,22 +185,13 @@ class Structure:
         if HOOKED and any(v in HOOKED for v in leaves):
             _refuse_replaced()
 
-    @contextmanager
-    def shifts(self) -> Iterator[None]:
-        """Inside, what a Value was made from (`_args`) has the shifts of softmaxes as the maxima that they are."""
-        before = []
-        for ledger, entry, shift in self._shifts:
-            values = _values(ledger)
-            before.append((values, entry, values.get(entry)))
-            values[entry] = shift
-        try:
-            yield
-        finally:
-            for values, entry, old in before:
-                if old is None:
-                    del values[entry]
-                else:
-                    values[entry] = old
+    def walk(self) -> Walk:
+        """The graph as arrays, the shifts of its softmaxes being the maxima that they are."""
+        shifts = [shift._place() for ledger in self._shifts.values() for shift in ledger.values()]
+        parts, outside = parts_of([*self._roots, *shifts]) if shifts else (self._parts, self._outside)
+        for part in parts:
+            part.ledger.close()                  # so that the program keeps alive what it is made of, and nothing later
+        return Walk(self._roots, parts, outside, self._shifts)
 
     # Softmax.
 
@@ -255,8 +202,9 @@ class Structure:
         taken up together, or none.
         """
         explained: set[int] = set()
-        for m, maxima in self._maxima(batches).items():
-            others = [(part.ledger, i) for part in self._parts for c in (m, -m) for i in part.others.get(c, ())]
+        taken = [_Taken(part) for part in self._parts]
+        for m, maxima in self._maxima(batches, taken).items():
+            others = [(t.part.ledger, i) for t in taken for c in (m, -m) for i in t.others.get(c, ())]
             # The maximum again, as in a log-sum-exp; or not: 0 and 1 may mean anything.
             doubtful = bool(others) and (len(maxima) > 1 or not maxima[0].reads or float(m).is_integer())
             if doubtful or not all(maximum.members for maximum in maxima):
@@ -267,27 +215,29 @@ class Structure:
                 maximum.uses += [(ledger, i, ledger.data[i] != m) for ledger, i in others]
                 shift = maximum.value()
                 negative = apply(OPS["neg"], shift)
-                self._shifts += [(ledger, i, negative if negated else shift) for ledger, i, negated in maximum.uses]
+                for ledger, i, negated in maximum.uses:
+                    self._shifts.setdefault(ledger, {})[i] = negative if negated else shift
                 explained.update(map(id, maximum.reads))
         return [batch for batch in batches if id(batch[0]) not in explained]
 
-    def _maxima(self, batches: list[list[_Read]]) -> dict[Any, list[_Maximum]]:
+    def _maxima(self, batches: list[list[_Read]], taken: list[_Taken]) -> dict[Any, list[_Maximum]]:
         """By m, the softmaxes whose shift it is: one each where it is certain which number is whose, else all as one."""
         largest: dict[Any, list[list[_Read]]] = {}
         for batch in batches:
             largest.setdefault(max(r.number for r in batch), []).append(batch)
         passed = dict.fromkeys(largest, 0)        # how many of these came before
         found: dict[Any, dict[int, _Maximum]] = {}
-        for part in reversed(self._parts):
-            for number, x in part.shifted.items():
-                m = -part.ledger.data[number]
+        for t in reversed(taken):
+            ledger = t.part.ledger
+            for number, x in t.shifted.items():
+                m = -ledger.data[number]
                 known = largest.get(m, [])
-                while known and passed[m] < len(known) and _precedes(known[passed[m]], part.ledger, number):
+                while known and passed[m] < len(known) and _precedes(known[passed[m]], ledger, number):
                     passed[m] += 1
                 batch = known[passed[m] - 1] if known and passed[m] else []
                 maximum = found.setdefault(m, {}).setdefault(id(batch) if batch else 0, _Maximum(m, batch))
-                maximum.shifted.append((*part.origin(x), x in part.leaf_entries))
-                maximum.uses.append((part.ledger, number, True))
+                maximum.shifted.append((*t.origin(x), t.leaf_at.get(x)))
+                maximum.uses.append((ledger, number, True))
         reads_of = {(r.ledger, r.entry): batch for batch in batches for r in batch}
         maxima = {}
         for m, group in found.items():
@@ -305,17 +255,19 @@ class Structure:
 
     def warn(self, batches: list[list[_Read]]) -> None:
         """Warn of reads that the graph may have followed from."""
-        leaves = {id(v) for part in self._parts for v in part.leaves}
-        # A number of the user's that was read elsewhere; but 0 and 1 may come from anywhere.
-        frozen = {abs(c) for part in self._parts for c in map(part.ledger.data.__getitem__, part.numbers)
-                  if not float(c).is_integer()}
         suspects: dict[Any, list[_Read]] = {}
         for batch in batches:
             for r in batch:
-                if any(r.before(part.ledger, len(part.reached) - 1) for part in self._parts):
+                if any(r.before(part.ledger, part.size - 1) for part in self._parts):
                     suspects.setdefault((r.code, r.instruction), []).append(r)
+        if not suspects:
+            return
+        leaves = {id(v) for part in self._parts for v in part.leaves}
+        # A number of the user's that was read elsewhere; but 0 and 1 may come from anywhere.
+        frozen = {abs(c) for part in self._parts for i in np.flatnonzero(part.numbers).tolist()
+                  if not float(c := part.ledger.data[i]).is_integer()}
         lines = [line for line, reads in suspects.items() if any(abs(r.number) in frozen for r in reads) or any(
-            id(v) in leaves for part in _parts((r.ledger, r.entry) for r in reads) for v in part.leaves)]
+            id(v) in leaves for part in parts_of((r.ledger, r.entry) for r in reads)[0] for v in part.leaves)]
         for code, instruction in lines:
             where = None if code is None else errors.Location(code, instruction)
             warnings.warn(errors.StaleGraphWarning(errors.explain(
@@ -332,17 +284,6 @@ def _precedes(batch: list[_Read], ledger: Ledger, entry: int) -> bool:
     """Whether the entry is known to be younger than these reads, between which nothing was entered."""
     here = [r for r in batch if r.ledger is ledger]
     return all(r.before(ledger, entry) for r in here or batch)
-
-
-def _values(ledger: Ledger) -> dict[int, Any]:
-    know_values([ledger], Computed)
-    values: dict[int, Any] = ledger.values or {}
-    return values
-
-
-def _value(ledger: Ledger, entry: int) -> Any:
-    _values(ledger)
-    return Computed._operand(ledger, entry, True)
 
 
 def _batches(ledgers: Iterable[Ledger]) -> list[list[_Read]]:

@@ -23,7 +23,7 @@ LAYERS = [
     ["rules"],
     ["ledger"],
     ["operators", "value"],
-    ["trace", "arguments", "debug", "soundness"],
+    ["trace", "arguments", "debug", "soundness", "walk"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],

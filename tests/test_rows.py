@@ -26,7 +26,8 @@ from jitgrad.compiler.flat import Flat
 from jitgrad.compiler.grad import differentiate
 from jitgrad.compiler.roll import roll
 from jitgrad.compiler.rows import RowTables, tabulate_rows
-from jitgrad.recorded import ValueProgram, _Walk
+from jitgrad.recorded import ValueProgram
+from jitgrad.soundness import examine
 
 # Operations that IEEE 754 fixes to the last bit, so that eager Python and the kernels have to agree.
 MAPS: dict[str, Callable[[Any], Any]] = {
@@ -345,7 +346,7 @@ def calls_of(work: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def walk(root: Value) -> Flat:
-    made = _Walk([root])
+    made = examine([root]).walk()
     return made.flat(np.arange(len(made.leaves)))
 
 
