@@ -150,7 +150,7 @@ def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
                         here = uniform[~p] if p < 0 else scratch[base + p * WARP]
                         first, last = operands[at + width + j], operands[at + width + j + 1]
                         found = real(np.nan)
-                        if here >= 0 and here < last - first:
+                        if here >= 0 and here < real(last - first):    # a float32 beside an int64 is a float64
                             p = operands[first + np.int64(here)]
                             found = uniform[~p] if p < 0 else scratch[base + p * WARP]
                         scratch[base + (out + j) * WARP] = found
