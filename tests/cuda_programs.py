@@ -54,6 +54,8 @@ def _digits(dtype: Any) -> Program:
 
 
 PROGRAMS: dict[str, Callable[[Any], Program]] = {
+    # A derivative an example: 12 bytes in and out, and hardly any arithmetic.
+    "elementwise": lambda t: program(losses.mse, np.ones(2, t), np.ones(2, t), in_axes=(0, 0), reduce="sum"),
     "mse": lambda t: _linear(losses.mse, t),
     "hinge": lambda t: _linear(losses.hinge, t),
     "binary_cross_entropy": lambda t: _linear(losses.binary_cross_entropy, t),

@@ -71,8 +71,8 @@ def test_a_program_compiles_to_ptx(name: str, dtype: str, compiled: Any) -> None
 
 def assert_float32_alone(ptx: str) -> None:
     """The one exception: beyond 105,615, libdevice's sinf and cosf reduce their argument with one product in float64."""
-    arithmetic = re.findall(r"^\s*(?:@\S+\s+)?((?:add|sub|mul|fma|div|sqrt|rcp|min|max|setp|selp|neg|abs)\S*\.f64\s.*);", ptx,
-                            re.MULTILINE)
+    names = "add|sub|mul|fma|div|sqrt|rcp|min|max|setp|selp|neg|abs"
+    arithmetic = re.findall(rf"^\s*(?:@\S+\s+)?((?:{names})\S*\.f64\s.*);", ptx, re.MULTILINE)
     assert [line for line in arithmetic if not re.fullmatch(r"mul\S*\s+%fd\d+, %fd\d+, 0d3BF921FB54442D19", line)] == []
 
 
@@ -126,7 +126,7 @@ def test_resources_are_as_committed(name: str, dtype: str, compiled: Any) -> Non
         assert loop["float64"] == 0 or dtype == "float64"
 
 
-def test_the_hot_loop_is_the_innermost_one_with_most_arithmetic() -> None:
+def test_the_hot_loop_reads_memory_and_has_most_arithmetic_of_its_own() -> None:
     code = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
     .L_x_0:
@@ -140,16 +140,35 @@ def test_the_hot_loop_is_the_innermost_one_with_most_arithmetic() -> None:
         /*0070*/               @P0 BRA `(.L_x_1) ;
     .L_x_2:
         /*0080*/                   FADD R9, R9, R6 ;
+        /*0084*/                   FADD R9, R9, R6 ;
         /*0090*/              @!P3 BRA `(.L_x_0) ;
     .L_x_3:
         /*00a0*/                   FADD R9, R9, R6 ;
         /*00b0*/                   STG.E desc[UR16][R8.64], R9 ;
         /*00c0*/               @P0 BRA `(.L_x_3) ;
-        /*00d0*/                   EXIT ;
+    .L_x_4:
+        /*00d0*/                   LDG.E R4, desc[UR16][R8.64] ;
+        /*00e0*/               @P0 BRA `(.L_x_4) ;
+    .L_x_5:
+        /*00f0*/                   FADD R9, R9, R6 ;
+        /*0100*/                   FADD R9, R9, R6 ;
+        /*0110*/                   FADD R9, R9, R6 ;
+        /*0120*/                   FADD R9, R9, R6 ;
+        /*0130*/               @P0 BRA `(.L_x_5) ;
+        /*0140*/                   EXIT ;
     """
     found = cuda_text.hot_loop(code.replace("\n    ", "\n"))
     assert {k: v for k, v in found.items() if v} == {"instructions": 5, "loads": 1, "float32": 2, "float64": 1}
     assert cuda_text.hot_loop("/*0000*/  EXIT ;") == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_light_body_moves_16_bytes_at_a_time(dtype: str, compiled: Any) -> None:
+    """Of three arrays a thread's four examples are 16 bytes each in float32, twice that in float64."""
+    text = compiled("elementwise", dtype).as_text("ptx")
+    kind, vectors = ("v4.f32", 1) if dtype == "float32" else ("v2.f64", 2)
+    assert text.count(f"ld.global.{kind}") == 2 * vectors
+    assert text.count(f"st.global.{kind}") == vectors
 
 
 @needs_ptxas
@@ -214,9 +233,9 @@ class _Host:
         for copy, a in zip(inputs, batched, strict=True):
             copy[:] = a.reshape(-1)
         outputs = [_aligned(n * w, dtype) for w in self.layout.out_widths]
-        step = WARP * self.plan.unroll
-        for first in range(0, n, step):
-            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane, WARP, n, *inputs,
+        unroll = self.plan.unroll
+        for first in range(0, n, WARP * unroll):
+            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane * unroll, n, *inputs,
                                                          *outputs])
             self.fold()
         return self.sums(), [o.reshape(n, -1) for o in outputs]

@@ -107,7 +107,7 @@ class _Fused:
             from jitgrad.backends.cuda_simulator import fused_holes
             holes = fused_holes(code)
         else:
-            holes = (_hole(1, code.clear), _hole(6, code.body), _hole(3, code.fold))
+            holes = (_hole(1, code.clear), _hole(5, code.body), _hole(3, code.fold))
         return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, self.room, plan.block,
                                       plan.unroll, layout.pieces)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from jitgrad import errors
 
-RESOURCES = {"registers": r"Used (\d+) registers", "spills": r"(\d+) bytes spill stores", "stack": r"(\d+) bytes stack frame",
-             "shared_memory": r"(\d+) bytes smem"}
+RESOURCES = {"registers": r"Used (\d+) registers", "spills": r"(\d+) bytes spill stores",
+             "stack": r"(\d+) bytes stack frame", "shared_memory": r"(\d+) bytes smem"}
 
 # What an instruction of machine code is counted as, by its name up to the first dot; every one is an instruction.
 KINDS = {"loads": r"LDG", "stores": r"STG", "shared": r"LDS|STS", "local": r"LDL|STL", "shuffles": r"SHFL",
@@ -68,21 +68,25 @@ def sass(ptx: str) -> str:
 
 
 def hot_loop(machine_code: str) -> dict[str, int]:
-    """How many instructions of each of KINDS one trip of the innermost loop with most arithmetic has; {} without a loop.
+    """How many instructions of each of KINDS one trip of the kernel's loop over examples has; {} without a loop.
 
-    A loop is what lies between a label and a branch back to it, and innermost if no other lies within. Subroutines that
-    it calls (a division's rare cases) are not part of it.
+    That is the one with most arithmetic among those that read device memory. A loop is what lies between a label and a
+    branch back to it, without the loops within. Subroutines that it calls (a division's rare cases) are not part of it,
+    the path of a batch's last few examples is.
     """
     lines = list(_instructions(machine_code))
     places = {label: at for at, (label, _) in enumerate(lines) if label}
-    loops = []
+    ends: dict[int, int] = {}
     for at, (_, text) in enumerate(lines):
         target = re.search(r"\bBRA\b.*\((\.L\w+)\)", text)
-        if target is not None and places.get(target[1], at + 1) < at:
-            loops.append((places[target[1]], at))
-    innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
-    counts = [_count([text for label, text in lines[first:last + 1] if not label]) for first, last in innermost]
-    return max(counts, key=lambda c: (c["float32"] + c["float64"], c["instructions"]), default={})
+        first = places.get(target[1], at + 1) if target is not None else at + 1
+        if first < at:
+            ends[first] = at
+    # Of an instruction the innermost loop: the one that begins last of those around it.
+    owner = [max((first for first, last in ends.items() if first <= at <= last), default=-1) for at in range(len(lines))]
+    counts = [_count([text for at, (label, text) in enumerate(lines) if owner[at] == first and not label])
+              for first in ends]
+    return max(counts, key=lambda c: (c["loads"] > 0, c["float32"] + c["float64"], c["instructions"]), default={})
 
 
 def _count(instructions: list[str]) -> dict[str, int]:
