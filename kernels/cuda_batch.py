@@ -45,11 +45,11 @@ def _kernel(function: Any) -> Any:
 
 def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns: int, shared_size: int, block: int,
                 unroll: int, pieces: int) -> Any:
-    """The shell around a straight-line body: a thread is an example, then the example a grid further on, and so on.
+    """The shell around a straight-line body: a thread has `unroll` neighbouring examples, then those a grid further on.
 
     clear(acc): zero in all accumulators
-    body(acc, numbers, i, stride, n, addresses): examples i, i + stride, … (`unroll` of them), of which those below n
-        exist; adds what they contribute to this thread's `slots` accumulators, exchanging numbers within the warp
+    body(acc, numbers, i, n, addresses): the `unroll` examples from i on, of which those below n exist; adds what they
+        contribute to this thread's `slots` accumulators, exchanging numbers within the warp
     fold(acc, tile): moves the warp's accumulators into its compensated sums, `columns` numbers a piece
     Every thread of a warp makes the same number of trips, so that exchanges find all 32.
     """
@@ -60,7 +60,7 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
         acc = cuda.local.array(slots, real)
         tiles = cuda.shared.array(tiles_size, real)
         numbers = cuda.shared.array(shared_size, real, VECTOR)
-        thread, stride, i = cuda.threadIdx.x, cuda.gridsize(1), cuda.grid(1)
+        thread, step, i = cuda.threadIdx.x, cuda.gridsize(1) * unroll, cuda.grid(1) * unroll
         source = as_pointer(shared, numbers)
         for k in range(thread, shared_size, block):
             numbers[k] = source[k]
@@ -69,13 +69,12 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
         cuda.syncthreads()
         clear(acc)
         first = thread // WARP * size
-        step = stride * unroll
         trips = (n + step - 1) // step
         done = 0
         while done < trips:
             stop = min(done + FOLD, trips)
             while done < stop:
-                body(acc, numbers, i, stride, n, addresses)
+                body(acc, numbers, i, n, addresses)
                 i += step
                 done += 1
             fold(acc, tiles, first)
@@ -150,7 +149,7 @@ def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
                         here = uniform[~p] if p < 0 else scratch[base + p * WARP]
                         first, last = operands[at + width + j], operands[at + width + j + 1]
                         found = real(np.nan)
-                        if here >= 0 and here < last - first:
+                        if here >= 0 and here < real(last - first):    # a float32 beside an int64 is a float64
                             p = operands[first + np.int64(here)]
                             found = uniform[~p] if p < 0 else scratch[base + p * WARP]
                         scratch[base + (out + j) * WARP] = found

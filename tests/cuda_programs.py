@@ -54,12 +54,17 @@ def _digits(dtype: Any) -> Program:
 
 
 PROGRAMS: dict[str, Callable[[Any], Program]] = {
+    # A derivative an example: 12 bytes in and out, and hardly any arithmetic.
+    "elementwise": lambda t: program(losses.mse, np.ones(2, t), np.ones(2, t), in_axes=(0, 0), reduce="sum"),
     "mse": lambda t: _linear(losses.mse, t),
     "hinge": lambda t: _linear(losses.hinge, t),
     "binary_cross_entropy": lambda t: _linear(losses.binary_cross_entropy, t),
     "huber": lambda t: _linear(losses.huber, t),
     "cross_entropy": lambda t: program(lambda w, x, y: losses.cross_entropy(w @ x, y), np.ones((10, 4), t),
                                        np.ones((2, 4), t), np.ones(2, int)),
+    # Many numbers alive at once: where the registers end.
+    "wide_softmax": lambda t: program(lambda w, x, y: losses.cross_entropy(w @ x, y), np.ones((10, 44), t),
+                                      np.ones((2, 44), t), np.ones(2, int)),
     "mlp_2_16_16_1": lambda t: _mlp((2, 16, 16, 1), t),
     "tape_64_32_10": _digits,
     "per_example": lambda t: _mlp((2, 4, 3, 1), t, reduce=None),

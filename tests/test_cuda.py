@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from referees import assert_close, assert_same_bits
 import jitgrad as jg
 from jitgrad import backends, errors, losses
 from jitgrad.backends import cuda as backend
+from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda import CudaKernel
 from jitgrad.backends.interpret import InterpretKernel, run_tape
 from jitgrad.compiler import schedule
@@ -36,7 +38,7 @@ DTYPES = ("float32", "float64")
 # A sum of n terms in float32 by a tree over the warp and compensated sums: some rounding errors of ε = 1.2e-7.
 SUM = {"float32": 2e-6, "float64": 1e-13}
 
-needs_ptxas = pytest.mark.skipif(backend.tool("ptxas") is None, reason="ptxas is not installed: jitgrad[test] has it")
+needs_ptxas = pytest.mark.skipif(cuda_text.tool("ptxas") is None, reason="ptxas is not installed: jitgrad[test] has it")
 needs_gpu = pytest.mark.skipif(backend.problem() is not None, reason=f"no GPU here: {backend.problem()}")
 without_gpu = pytest.mark.skipif(backend.problem() is None, reason="there is a GPU here")
 
@@ -63,27 +65,110 @@ def test_a_program_compiles_to_ptx(name: str, dtype: str, compiled: Any) -> None
     assert text.count(".visible .entry") == 1
     assert kernel.plan.fused == (not name.startswith("tape"))
     assert "fma.rn" not in text or name not in ("mse", "hinge", "mlp_2_16_16_1"), "a product and a sum were joined"
-    if kernel.plan.fused:
-        assert (".f64" in text) == (dtype == "float64"), "a float32 kernel computes in float32 alone"
+    if dtype == "float32":
+        assert_float32_alone(text)
+
+
+def assert_float32_alone(ptx: str) -> None:
+    """The one exception: beyond 105,615, libdevice's sinf and cosf reduce their argument with one product in float64."""
+    names = "add|sub|mul|fma|div|sqrt|rcp|min|max|setp|selp|neg|abs"
+    arithmetic = re.findall(rf"^\s*(?:@\S+\s+)?((?:{names})\S*\.f64\s.*);", ptx, re.MULTILINE)
+    assert [line for line in arithmetic if not re.fullmatch(r"mul\S*\s+%fd\d+, %fd\d+, 0d3BF921FB54442D19", line)] == []
+
+
+# One program for each kind of kernel: sums of each thread's own, sums over the warp, rows an example, a tape.
+FAMILIES = ("mse", "cross_entropy", "per_example", "tape_64_32_10")
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (10, 0)], ids=["sm_80", "sm_100"])
+@pytest.mark.parametrize(("name", "dtype"), [
+    pytest.param(name, dtype, marks=[pytest.mark.slow] if dtype == "float64" or name != "cross_entropy" else [])
+    for name in FAMILIES for dtype in DTYPES])
+def test_every_kind_of_kernel_compiles_for_other_gpus(name: str, dtype: str, capability: tuple[int, int],
+                                                      compiled: Any) -> None:
+    kernel = compiled(name, dtype)
+    text = kernel.ptx(capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in text
+    if dtype == "float32":
+        assert_float32_alone(text)
+    assert kernel.resources(capability)["spills"] in (0, None)
+
+
+# What is left in local memory: of 44 inputs and 30 results of a layer, in float64, some bytes beside 2,900 instructions.
+# The other way to run these, the interpreter, writes every row to memory.
+SPILLING = ("wide_softmax float64",)
+COUNTED = ("spills", "shared_memory")
 
 
 @needs_ptxas
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_registers_and_spills_are_as_committed(name: str, dtype: str, compiled: Any) -> None:
+def test_resources_are_as_committed(name: str, dtype: str, compiled: Any) -> None:
     """After a change that is meant: `JITGRAD_GOLDEN=write pytest tests/test_cuda.py -k committed`, and review it."""
-    found = compiled(name, dtype).resources()
+    kernel, key = compiled(name, dtype), f"{name} {dtype}"
+    found = kernel.resources()
+    loop = cuda_text.hot_loop(kernel.as_text("sass")) if cuda_text.tool("nvdisasm") else None
     golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
-    key = f"{name} {dtype}"
     if os.environ.get("JITGRAD_GOLDEN") == "write":
-        golden[key] = found
+        assert loop is not None, "nvdisasm is not installed: jitgrad[cuda] has it"
+        golden[key] = found | {"loop": loop}
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    assert found["spills"] == 0
+    committed = golden[key]
+    assert found["spills"] == 0 or key in SPILLING
     # Another release of NVVM or ptxas moves a few registers; a lost optimisation moves many.
-    assert found["registers"] <= 1.15 * golden[key]["registers"] + 4
-    assert {k: found[k] for k in ("spills", "shared_memory")} == {k: golden[key][k] for k in ("spills", "shared_memory")}
+    assert found["registers"] <= 1.15 * committed["registers"] + 4
+    assert {k: found[k] for k in COUNTED} == {k: committed[k] for k in COUNTED}
+    if loop is not None:
+        assert loop["instructions"] <= 1.15 * committed["loop"]["instructions"] + 8
+        assert {k: loop[k] for k in ("loads", "stores")} == {k: committed["loop"][k] for k in ("loads", "stores")}
+        assert loop["float64"] == 0 or dtype == "float64"
+
+
+def test_the_hot_loop_reads_memory_and_has_most_arithmetic_of_its_own() -> None:
+    code = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+    .L_x_0:
+        /*0010*/                   LDS R2, [R3] ;
+        /*0020*/              @!P0 BRA `(.L_x_2) ;
+    .L_x_1:
+        /*0030*/                   LDG.E.128 R4, desc[UR16][R8.64] ;
+        /*0040*/               @P1 FMUL R9, R4, R5 ;
+        /*0050*/              @!P2 FADD.FTZ R9, R9, R6 ;
+        /*0060*/                   DADD R10, R10, R12 ;
+        /*0070*/               @P0 BRA `(.L_x_1) ;
+    .L_x_2:
+        /*0080*/                   FADD R9, R9, R6 ;
+        /*0084*/                   FADD R9, R9, R6 ;
+        /*0090*/              @!P3 BRA `(.L_x_0) ;
+    .L_x_3:
+        /*00a0*/                   FADD R9, R9, R6 ;
+        /*00b0*/                   STG.E desc[UR16][R8.64], R9 ;
+        /*00c0*/               @P0 BRA `(.L_x_3) ;
+    .L_x_4:
+        /*00d0*/                   LDG.E R4, desc[UR16][R8.64] ;
+        /*00e0*/               @P0 BRA `(.L_x_4) ;
+    .L_x_5:
+        /*00f0*/                   FADD R9, R9, R6 ;
+        /*0100*/                   FADD R9, R9, R6 ;
+        /*0110*/                   FADD R9, R9, R6 ;
+        /*0120*/                   FADD R9, R9, R6 ;
+        /*0130*/               @P0 BRA `(.L_x_5) ;
+        /*0140*/                   EXIT ;
+    """
+    found = cuda_text.hot_loop(code.replace("\n    ", "\n"))
+    assert {k: v for k, v in found.items() if v} == {"instructions": 5, "loads": 1, "float32": 2, "float64": 1}
+    assert cuda_text.hot_loop("/*0000*/  EXIT ;") == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_light_body_moves_16_bytes_at_a_time(dtype: str, compiled: Any) -> None:
+    """Of three arrays a thread's four examples are 16 bytes each in float32, twice that in float64."""
+    text = compiled("elementwise", dtype).as_text("ptx")
+    kind, vectors = ("v4.f32", 1) if dtype == "float32" else ("v2.f64", 2)
+    assert text.count(f"ld.global.{kind}") == 2 * vectors
+    assert text.count(f"st.global.{kind}") == vectors
 
 
 @needs_ptxas
@@ -99,7 +184,10 @@ def test_the_mlp_leaves_room_for_four_blocks_a_multiprocessor(compiled: Any) -> 
 def test_every_operation_compiles(dtype: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fused:
         monkeypatch.setattr(schedule, "FUSED_LIMIT", -1)
-    assert ".target sm_90a" in CudaKernel(every_operation(np.dtype(dtype))).as_text("ptx")
+    text = CudaKernel(every_operation(np.dtype(dtype))).ptx()
+    assert ".target sm_90a" in text
+    if dtype == "float32":
+        assert_float32_alone(text)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,9 +233,9 @@ class _Host:
         for copy, a in zip(inputs, batched, strict=True):
             copy[:] = a.reshape(-1)
         outputs = [_aligned(n * w, dtype) for w in self.layout.out_widths]
-        step = WARP * self.plan.unroll
-        for first in range(0, n, step):
-            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane, WARP, n, *inputs,
+        unroll = self.plan.unroll
+        for first in range(0, n, WARP * unroll):
+            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane * unroll, n, *inputs,
                                                          *outputs])
             self.fold()
         return self.sums(), [o.reshape(n, -1) for o in outputs]
@@ -248,11 +336,11 @@ def test_lowering_needs_no_gpu() -> None:
     assert "ld.global" in lowered.as_text("ptx")
     cost = lowered.cost_analysis()
     assert cost["spills"] in (0, None)
-    assert (cost["registers"] is None) == (backend.tool("ptxas") is None)
+    assert (cost["registers"] is None) == (cuda_text.tool("ptxas") is None)
 
 
 def test_without_ptxas_the_counts_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "tool", lambda name: None)
+    monkeypatch.setattr(cuda_text, "tool", lambda name: None)
     kernel = CudaKernel(PROGRAMS["mse"](np.dtype("float32")))
     assert set(kernel.resources().values()) == {None}
     with pytest.raises(errors.DeviceError, match="needs ptxas"):
@@ -260,7 +348,7 @@ def test_without_ptxas_the_counts_are_unknown(monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_ptxas
-@pytest.mark.skipif(backend.tool("nvdisasm") is None, reason="nvdisasm is not installed: jitgrad[cuda] has it")
+@pytest.mark.skipif(cuda_text.tool("nvdisasm") is None, reason="nvdisasm is not installed: jitgrad[cuda] has it")
 def test_machine_code_can_be_read(compiled: Any) -> None:
     assert "EXIT" in compiled("mse", "float32").as_text("sass")
 

@@ -5,15 +5,10 @@ A call copies the batch in, launches two kernels (the program, then the sum over
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import numba_cuda  # noqa: F401  (without it, numba.cuda is something older)
@@ -23,6 +18,7 @@ from llvmlite import ir
 from numba import cuda, from_dtype, types
 
 from jitgrad import errors
+from jitgrad.backends import cuda_text
 from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit import encode
@@ -111,7 +107,7 @@ class _Fused:
             from jitgrad.backends.cuda_simulator import fused_holes
             holes = fused_holes(code)
         else:
-            holes = (_hole(1, code.clear), _hole(6, code.body), _hole(3, code.fold))
+            holes = (_hole(1, code.clear), _hole(5, code.body), _hole(3, code.fold))
         return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, self.room, plan.block,
                                       plan.unroll, layout.pieces)
 
@@ -252,6 +248,7 @@ class CudaKernel:
         self.plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
         self._form: _Fused | _Tape = (_Fused if self.plan.fused else _Tape)(self.layout, self.plan)
         self._held = _Held()
+        self._texts: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
@@ -281,12 +278,15 @@ class CudaKernel:
         results = [a if SIMULATED else a.copy_to_host() for a in outputs]
         return Results(found[layout.column_of], results)
 
-    @cached_property
-    def _ptx(self) -> str:
+    def ptx(self, capability: tuple[Any, ...] | None = None) -> str:
+        """The kernel for a compute capability, as (9, 0, "a"); by default this machine's GPU, else CC."""
+        wanted = capability or _capability()
         with _LOCK:
-            text, _ = cuda.compile(self._form.kernel.py_func, self._form.signature, cc=_capability(), device=False,
-                                   abi="numba", output="ptx")
-        return str(text)
+            if wanted not in self._texts:
+                text, _ = cuda.compile(self._form.kernel.py_func, self._form.signature, cc=wanted, device=False,
+                                       abi="numba", output="ptx")
+                self._texts[wanted] = str(text)
+            return self._texts[wanted]
 
     def as_text(self, form: str) -> str | None:
         """"llvm": what is emitted into the kernel; "ptx": the kernel; "sass": its machine code, where nvdisasm is."""
@@ -295,50 +295,11 @@ class CudaKernel:
             self._form.emit(module)
             return str(module)
         if form == "ptx":
-            return self._ptx
+            return self.ptx()
         if form == "sass":
-            return self._sass()
+            return cuda_text.sass(self.ptx())
         return None
 
-    def resources(self) -> dict[str, Any]:
+    def resources(self, capability: tuple[Any, ...] | None = None) -> dict[str, Any]:
         """registers, spills and stack (bytes a thread), shared_memory (bytes a block), by ptxas; None without it."""
-        names = ("registers", "spills", "stack", "shared_memory")
-        ptxas = tool("ptxas")
-        if ptxas is None:
-            return dict.fromkeys(names)
-        with tempfile.TemporaryDirectory() as folder:
-            said = self._assemble(ptxas, Path(folder))
-        found = [re.search(pattern, said) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores",
-                                                          r"(\d+) bytes stack frame", r"(\d+) bytes smem")]
-        return {name: int(match[1]) if match else 0 for name, match in zip(names, found, strict=True)}
-
-    def _assemble(self, ptxas: str, folder: Path) -> str:
-        """Make folder/kernel.cubin; returns what ptxas says about it."""
-        (folder / "kernel.ptx").write_text(self._ptx, encoding="utf-8")
-        architecture = re.search(r"^\.target (\w+)", self._ptx, re.MULTILINE)
-        assert architecture is not None
-        done = subprocess.run([ptxas, "-v", f"--gpu-name={architecture[1]}", "kernel.ptx", "-o", "kernel.cubin"],
-                              cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise errors.DeviceError(errors.explain("ptxas refused a generated kernel.", None, done.stderr.strip()))
-        return done.stderr
-
-    def _sass(self) -> str:
-        tools = {name: tool(name) for name in ("ptxas", "nvdisasm")}
-        for name, path in tools.items():
-            if path is None:
-                raise errors.DeviceError(errors.explain(
-                    f"as_text('sass') needs {name}, which is not on this machine.", None,
-                    "Install it with: pip install 'jitgrad[cuda]' nvidia-cuda-nvcc, or put a CUDA toolkit on PATH."))
-        with tempfile.TemporaryDirectory() as folder:
-            self._assemble(str(tools["ptxas"]), Path(folder))
-            done = subprocess.run([str(tools["nvdisasm"]), "-c", "kernel.cubin"], cwd=folder, capture_output=True,
-                                  text=True, check=True)
-        return done.stdout
-
-
-@cache
-def tool(name: str) -> str | None:
-    """Where a program of the CUDA toolkit is: in a wheel, in a toolkit, or on PATH."""
-    from cuda import pathfinder
-    return pathfinder.find_nvidia_binary_utility(name) or shutil.which(name)
+        return cuda_text.resources(self.ptx(capability))

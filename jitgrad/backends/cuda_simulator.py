@@ -41,8 +41,8 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
                 run_instruction(instruction, v)
         return v[:, 0]
 
-    def body(acc: Array, numbers: Array, i: int, stride: int, n: int, arrays: tuple[Array, ...]) -> None:
-        for at in range(i, i + stride * plan.unroll, stride):
+    def body(acc: Array, numbers: Array, i: int, n: int, arrays: tuple[Array, ...]) -> None:
+        for at in range(i, i + plan.unroll):
             v = example(numbers, min(at, n - 1), arrays)
             for row, (array, column) in zip(layout.stored_rows, layout.stored, strict=True):
                 width = layout.out_widths[array]

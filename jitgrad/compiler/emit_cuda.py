@@ -1,8 +1,9 @@
 """Tape → LLVM for CUDA: what fills the holes of the shells in kernels/cuda_batch.py.
 
-A thread is an example. Sums over the batch go through the warp, so that a thread needs one accumulator for 32 results;
-shared numbers lie in the block's shared memory and are loaded where they are used, since registers are dear and that
-memory is near. The arithmetic itself is the emitter's, as on the CPU.
+A thread is an example; of a light body, a few neighbouring examples, whose numbers it moves 16 bytes at a time. Sums over
+the batch go through the warp, so that a thread needs one accumulator for 32 results; shared numbers lie in the block's
+shared memory and are loaded where they are used, since registers are dear and that memory is near. The arithmetic itself
+is the emitter's, as on the CPU.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Layout:
         self.shared_slots = np.array(slots, np.int64)
         self.in_widths = [leaf.width for leaf in program.batched]
         self.out_widths = [len(rows) for rows in program.example_outputs]
+        self.widths = [*self.in_widths, *self.out_widths]
         self.stored = [(k, e) for k, width in enumerate(self.out_widths) for e in range(width)]
         self.stored_rows = [row for rows in program.example_outputs for row in rows.tolist()]
         # A row that is several results at once is summed once. Rows in tape order, which is backpropagation's own: what
@@ -156,32 +158,13 @@ class _VolatileLoad(ir.LoadInstr):  # type: ignore[misc]
 
 
 class _ThreadSink:
-    """A body's inputs and results on CUDA: one example, wherever its arrays lie.
+    """A body's inputs and results on CUDA, of one example: `arrays` hold its numbers, of array k from member · width on."""
 
-    i: the example's number. A lane past the end repeats the last example, so that what it stores is there already, and
-    adds zero to the sums.
-    """
-
-    def __init__(self, emitter: Emitter, layout: Layout, numbers: ir.Value, arrays: Sequence[ir.Value], i: ir.Value,
-                 n: ir.Value, add: Callable[[int, ir.Value], None]):
-        self.emitter, self.layout, self.numbers, self.add = emitter, layout, numbers, add
-        self.anew = layout.shared
-        b = emitter.builder
-        self.exists = b.icmp_signed("<", i, n)
-        example = b.select(self.exists, i, b.sub(n, ir.Constant(I64, 1)))
-        widths = [*layout.in_widths, *layout.out_widths]
-        self.bases = [b.gep(pointer, [b.mul(example, ir.Constant(I64, width))])
-                      for pointer, width in zip(arrays, widths, strict=True)]
-        self.loaded: dict[tuple[int, int], ir.Value] = {}
-        self.unstored: list[ir.Value] = []
+    def __init__(self, emitter: Emitter, layout: Layout, numbers: ir.Value, arrays: Sequence[_Numbers], member: int,
+                 add: Callable[[int, ir.Value], None]):
+        self.emitter, self.layout, self.numbers, self.arrays, self.member = emitter, layout, numbers, arrays, member
+        self.add, self.anew = add, layout.shared
         self.quad: tuple[int, ir.Value] = (-1, None)       # the shared numbers loaded last, and from which place
-
-    def _wide(self, pointer: ir.Value, at: int, count: int) -> ir.Value:
-        b = self.emitter.builder
-        address = b.gep(pointer, [ir.Constant(I32, at)])
-        if count == 1:
-            return address
-        return b.bitcast(address, ir.PointerType(ir.VectorType(self.emitter.real, count), pointer.type.addrspace))
 
     def prefetch(self) -> None:
         """Load every batched input now."""
@@ -189,48 +172,71 @@ class _ThreadSink:
             self.load(row)
 
     def load(self, row: int) -> ir.Value:
-        b, layout = self.emitter.builder, self.layout
-        if row in layout.shared:
-            return self._shared_number(layout.shared[row])
-        array, element = layout.batched[row]
-        count = layout.vector(layout.in_widths[array])
-        key = array, element - element % count
-        if key not in self.loaded:
-            address = self._wide(self.bases[array], key[1], count)
-            self.loaded[key] = b.load(address, align=count * self.emitter.dtype.itemsize)
-        if count == 1:
-            return self.loaded[key]
-        return b.extract_element(self.loaded[key], ir.Constant(I32, element % count))
+        if row in self.layout.shared:
+            return self._shared_number(self.layout.shared[row])
+        array, column = self.layout.batched[row]
+        return self.arrays[array].load(self.member * self.layout.widths[array] + column)
+
+    def store(self, place: int, value: ir.Value) -> None:
+        array, column = self.layout.stored[place]
+        array += len(self.layout.in_widths)
+        self.arrays[array].store(self.member * self.layout.widths[array] + column, self.emitter.number(value))
+
+    def reduce(self, place: int, value: ir.Value) -> None:
+        self.add(place, self.emitter.number(value))
 
     def _shared_number(self, place: int) -> ir.Value:
         # Volatile, or the compiler would load each number once and run out of registers keeping them all.
         b, count = self.emitter.builder, VECTOR_BYTES // self.emitter.dtype.itemsize
         at = place - place % count
         if self.quad[0] != at:
-            load = _VolatileLoad(b.block, self._wide(self.numbers, at, count))
+            load = _VolatileLoad(b.block, _wide(self.emitter, self.numbers, at, count))
             load.align = VECTOR_BYTES
             b._insert(load)
             self.quad = at, load
         return b.extract_element(self.quad[1], ir.Constant(I32, place % count))
 
-    def reduce(self, place: int, value: ir.Value) -> None:
-        emitter = self.emitter
-        self.add(place, emitter.builder.select(self.exists, emitter.number(value), emitter.constant(0.0)))
 
-    def store(self, place: int, value: ir.Value) -> None:
-        array, element = self.layout.stored[place]
-        count = self.layout.vector(self.layout.out_widths[array])
-        self.unstored.append(self.emitter.number(value))
-        if len(self.unstored) < count:
+def _wide(emitter: Emitter, pointer: ir.Value, at: int, count: int) -> ir.Value:
+    """The address of `count` numbers from pointer[at] on, as one vector."""
+    b = emitter.builder
+    address = b.gep(pointer, [ir.Constant(I32, at)])
+    return b.bitcast(address, ir.PointerType(ir.VectorType(emitter.real, count), pointer.type.addrspace))
+
+
+class _Numbers:
+    """Neighbouring numbers in device memory, loaded or stored `count` at a time."""
+
+    def __init__(self, emitter: Emitter, base: ir.Value, count: int):
+        self.emitter, self.base, self.count = emitter, base, count
+        self._loaded: dict[int, ir.Value] = {}
+        self._unstored: list[ir.Value] = []
+        self._align = count * emitter.dtype.itemsize
+
+    def _address(self, at: int) -> ir.Value:
+        if self.count == 1:
+            return self.emitter.builder.gep(self.base, [ir.Constant(I32, at)])
+        return _wide(self.emitter, self.base, at, self.count)
+
+    def load(self, k: int) -> ir.Value:
+        """Number k, with its neighbours at its first use."""
+        b, at = self.emitter.builder, k - k % self.count
+        if at not in self._loaded:
+            self._loaded[at] = b.load(self._address(at), align=self._align)
+        return self._loaded[at] if self.count == 1 else b.extract_element(self._loaded[at], ir.Constant(I32, k - at))
+
+    def store(self, k: int, value: ir.Value) -> None:
+        """Number k; they come in order."""
+        b, stored = self.emitter.builder, value
+        self._unstored.append(value)
+        if len(self._unstored) < self.count:
             return
-        b, stored = self.emitter.builder, self.unstored[0]
-        if count > 1:
-            stored = ir.Constant(ir.VectorType(self.emitter.real, count), ir.Undefined)
-            for k, one in enumerate(self.unstored):
-                stored = b.insert_element(stored, one, ir.Constant(I32, k))
-        address = self._wide(self.bases[len(self.layout.in_widths) + array], element + 1 - count, count)
-        b.store(stored, address, align=count * self.emitter.dtype.itemsize)
-        self.unstored.clear()
+        if self.count > 1:
+            stored = ir.Constant(ir.VectorType(self.emitter.real, self.count), ir.Undefined)
+            for place, one in enumerate(self._unstored):
+                stored = b.insert_element(stored, one, ir.Constant(I32, place))
+        b.store(stored, self._address(k + 1 - self.count), align=self._align)
+        self._unstored.clear()
 
 
 def _function(module: ir.Module, dtype: np.dtype[Any], name: str,
@@ -269,34 +275,57 @@ class FusedCode:
         return function
 
     def body(self, module: ir.Module) -> ir.Function:
-        """`void body(acc, numbers, i, stride, n, arrays…)`: `unroll` examples of one thread, start to end."""
+        """`void body(acc, numbers, i, n, arrays…)`: a thread's `unroll` examples from i on, start to end.
+
+        Every array begins at a multiple of 16 bytes.
+        """
         layout, pointer = self.layout, self.real.as_pointer()
         names = [f"input{k}" for k in range(len(layout.in_widths))]
         names += [f"output{k}" for k in range(len(layout.out_widths))]
-        arguments = {"acc": pointer, "numbers": pointer, "i": I64, "stride": I64, "n": I64}
+        arguments = {"acc": pointer, "numbers": pointer, "i": I64, "n": I64}
         arguments |= dict.fromkeys(names, ir.PointerType(self.real, GLOBAL))
         function, emitter = _function(module, layout.dtype, "body", arguments)
-        acc, numbers, i, stride, n, *arrays = function.args
+        acc, numbers, i, n, *arrays = function.args
         b = emitter.builder
 
         def accumulate(k: int, value: ir.Value) -> None:
             at = self._at(emitter, acc, k)
             b.store(b.fadd(b.load(at), value), at)
 
-        sinks = []
-        for _ in range(self.plan.unroll):
-            sinks.append(_ThreadSink(emitter, layout, numbers, arrays, i, n, accumulate))
-            i = b.add(i, stride)
-        if self.plan.private:
-            for sink in sinks if self.plan.unroll > 1 else ():
-                sink.prefetch()
-            for sink in sinks:
-                emit_rows(emitter, layout.tape, sink, layout.columns, layout.stored_rows)
+        def sinks(first: ir.Value, count: Callable[[int], int], members: int = 1) -> list[_ThreadSink]:
+            held = [_Numbers(emitter, b.gep(pointer, [b.mul(first, ir.Constant(I64, width))]), count(width))
+                    for pointer, width in zip(arrays, layout.widths, strict=True)]
+            return [_ThreadSink(emitter, layout, numbers, held, member, accumulate) for member in range(members)]
+
+        def write(sink: _ThreadSink) -> None:
+            emit_rows(emitter, layout.tape, sink, layout.columns, layout.stored_rows)
+
+        unroll = ir.Constant(I64, self.plan.unroll)
+        if self.plan.unroll > 1:
+            with b.if_else(b.icmp_signed("<=", b.add(i, unroll), n), likely=True) as (whole, rest):
+                with whole:
+                    members = sinks(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize, self.plan.unroll)
+                    for member in members:          # all that is read is under way before any of it is used
+                        member.prefetch()
+                    for member in members:
+                        write(member)
+                with rest, counting(b, b.sub(n, i)) as k:
+                    write(*sinks(b.add(i, k), lambda width: 1))
         else:
+            # A lane past the end repeats the last example, so that what it stores is there already, and adds zero.
+            exists = b.icmp_signed("<", i, n)
+            (one,) = sinks(b.select(exists, i, b.sub(n, ir.Constant(I64, 1))), layout.vector)
             group = iter(range(self.groups))
             transposed = TransposedSum(emitter, Warp(emitter), lambda value: accumulate(next(group), value))
-            sinks[0].add = lambda place, value: transposed.push(value)
-            emit_rows(emitter, layout.tape, sinks[0], layout.columns, layout.stored_rows)
+
+            def add(place: int, value: ir.Value) -> None:
+                value = b.select(exists, value, emitter.constant(0.0))
+                if self.plan.private:
+                    accumulate(place, value)
+                else:
+                    transposed.push(value)
+            one.add = add
+            write(one)
             transposed.finish()
         b.ret_void()
         return function
