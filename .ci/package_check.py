@@ -52,7 +52,7 @@ def check_contents(sdist: Path, wheel: Path) -> list[str]:
     """Every module is in both archives, and nothing else is in the wheel; returns the kernel modules' names."""
     modules = {f"jitgrad/{path.relative_to(CHECKOUT / 'jitgrad').as_posix()}"
                for folder in (".", "backends", "compiler") for path in (CHECKOUT / "jitgrad" / folder).glob("*.py")}
-    kernels = {path.name for path in (CHECKOUT / "kernels").glob("*.py")}
+    kernels = {path.name for path in (CHECKOUT / "kernels").iterdir() if path.suffix in (".py", ".ll")}
     wanted = modules | {f"jitgrad/kernels/{name}" for name in kernels} | {"jitgrad/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -64,7 +64,7 @@ def check_contents(sdist: Path, wheel: Path) -> list[str]:
     lacking = (modules | {f"kernels/{name}" for name in kernels} | {"LICENSE", "README.md", "pyproject.toml"}) - held
     if lacking:
         sys.exit(f"package_check: {sdist.name} lacks {sorted(lacking)}")
-    return sorted(Path(name).stem for name in kernels)
+    return sorted(Path(name).stem for name in kernels if name.endswith(".py"))
 
 
 def main() -> None:
