@@ -6,11 +6,15 @@ Each class also derives from the built-in exception a Python programmer would ex
 
 from __future__ import annotations
 
+import ast
 import linecache
 import os
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from types import CodeType, FrameType
+from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _INTERNAL: dict[str, bool] = {}
@@ -60,6 +64,14 @@ class StaleGraphWarning(UserWarning):
     """A recorded graph was built from a number that was read on the way, and will not follow when that changes."""
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text) if text else None
+    except SyntaxError:                                     # a notebook's cell with a command of the shell
+        return None
+
+
 @dataclass(frozen=True)
 class Location:
     """A line of a user's program; the line number is worked out only when somebody asks."""
@@ -78,6 +90,25 @@ class Location:
         for start, stop, line in self.code.co_lines():
             if start <= self.instruction < stop and line is not None:
                 found = line
+        return found
+
+    def syntax(self) -> list[ast.AST]:
+        """The syntax around the instruction, from its whole file to its own expression; empty without the source."""
+        line, last, column, end = next(islice(self.code.co_positions(), self.instruction // 2, None))
+        file = _parsed("".join(linecache.getlines(self.filename)))
+        if line is None or last is None or column is None or end is None or file is None:
+            return []
+        found: list[ast.AST] = [file]
+        inner = list(ast.iter_child_nodes(file))
+        while inner:
+            node = inner.pop()
+            place: list[Any] = [getattr(node, name, None)
+                                for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")]
+            if None in place:                               # a clause, which has no place of its own
+                inner += ast.iter_child_nodes(node)
+            elif place[:2] <= [line, column] and [last, end] <= place[2:]:
+                found.append(node)
+                inner = list(ast.iter_child_nodes(node))
         return found
 
     def __str__(self) -> str:

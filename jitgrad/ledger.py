@@ -33,6 +33,7 @@ LIMIT = 1 << 16
 NATIVE_FROM, NATIVE_AFTER = 500, 400_000
 
 BY_CODE: list[Op] = [op for op in OPS.values() if op.arity and not op.variadic]
+ARITY: list[int] = [op.arity for op in BY_CODE]
 CODE: dict[Op, int] = {op: code for code, op in enumerate(BY_CODE)}
 ADD, MUL, WHERE = CODE[OPS["add"]], CODE[OPS["mul"]], CODE[OPS["where"]]
 GIVEN = 254        # a leaf, a number or an import
@@ -326,12 +327,17 @@ class Ledger:
             mark[i] = 1
         ops, left, right = self.ops, self.left, self.right
         for i in range(top, -1, -1):
-            if mark[i] and ops[i] != GIVEN:
-                if ops[i] <= MUL:
+            if mark[i]:
+                code = ops[i]
+                if code <= MUL:
                     mark[left[i]] = mark[right[i]] = 1
-                else:
-                    for a in self.operands(i):
-                        mark[a] = 1
+                elif code != GIVEN:
+                    arity = self.rule(i).arity if code == REPLACED else ARITY[code]
+                    mark[left[i]] = 1
+                    if arity > 1:
+                        mark[right[i]] = 1
+                    if arity > 2:
+                        mark[self.third[i]] = 1
         return mark
 
     def _native(self, top: int, roots: list[int]) -> bytearray | None:
@@ -447,15 +453,15 @@ def successor(holder: Any) -> Ledger:
 
 
 class Native:
-    """The sweep as machine code, loaded when it has paid."""
+    """The backward pass as machine code, loaded when it has paid."""
 
     swept = 0          # entries, in Python
-    _sweep: Any = None
+    _backward: Any = None
 
     @classmethod
     def load(cls) -> Any:
         """(ledger, top, grads, mark) -> whether the ledger's numbers are all numbers that C has."""
-        if cls._sweep is None:
-            from jitgrad.backends.sweep import sweep
-            cls._sweep = sweep
-        return cls._sweep
+        if cls._backward is None:
+            from jitgrad.backends.backward import backward
+            cls._backward = backward
+        return cls._backward

@@ -4,7 +4,8 @@ A program replays a graph. Where the user's Python looked at a number on the way
 the graph holds what followed from the number of that day. The reads are noted in the ledger (ledger.py). One kind is
 understood: the shift of a softmax, `m = max(v.data for v in logits)` and `(v - m).exp()`, is computed anew at each run. Any
 other read that was made before the graph was finished, of something that depends on the program's leaves or of a number that
-stands in the graph, is a StaleGraphWarning with its line: whether more followed from it, Python does not tell.
+stands in the graph, is a StaleGraphWarning with its line: whether more followed from it, Python does not tell. Only what the
+line itself shows to be harmless is passed over: a number that is printed, or an earlier loss that is kept.
 
 A shift is also recognised where no read was noted, because the logits are leaves: from two or more in a row the same
 number is taken before `exp`, and it is the largest of theirs, not a whole number, and nowhere else in the graph.
@@ -12,6 +13,7 @@ number is taken before `exp`, and it is the largest of theirs, not a whole numbe
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +48,10 @@ class _Read:
     @property
     def number(self) -> Any:
         return self.ledger.data[self.entry]
+
+    @property
+    def where(self) -> errors.Location | None:
+        return None if self.code is None else errors.Location(self.code, self.instruction)
 
     def before(self, ledger: Ledger, entry: int) -> bool:
         """Whether the entry is known to be younger than this read."""
@@ -255,24 +261,52 @@ class Structure:
 
     def warn(self, batches: list[list[_Read]]) -> None:
         """Warn of reads that the graph may have followed from."""
-        suspects: dict[Any, list[_Read]] = {}
+        suspects: dict[errors.Location | None, list[_Read]] = {}
         for batch in batches:
             for r in batch:
                 if any(r.before(part.ledger, part.size - 1) for part in self._parts):
-                    suspects.setdefault((r.code, r.instruction), []).append(r)
+                    suspects.setdefault(r.where, []).append(r)
         if not suspects:
             return
         leaves = {id(v) for part in self._parts for v in part.leaves}
-        # A number of the user's that was read elsewhere; but 0 and 1 may come from anywhere.
-        frozen = {abs(c) for part in self._parts for i in np.flatnonzero(part.numbers).tolist()
-                  if not float(c := part.ledger.data[i]).is_integer()}
-        lines = [line for line, reads in suspects.items() if any(abs(r.number) in frozen for r in reads) or any(
-            id(v) in leaves for part in parts_of((r.ledger, r.entry) for r in reads)[0] for v in part.leaves)]
-        for code, instruction in lines:
-            where = None if code is None else errors.Location(code, instruction)
+        # The youngest place of each number of the user's; but 0.5, 0.001 or 10 may come from anywhere.
+        numbers = {abs(c): (part.ledger, i) for part in reversed(self._parts) for i in np.flatnonzero(part.numbers).tolist()
+                   if float(f"{(c := part.ledger.data[i]):.6g}") != c}
+        for line, reads in suspects.items():
+            if not any(abs(r.number) in numbers and r.before(*numbers[abs(r.number)]) for r in reads):
+                reads = self._deciding(line, reads)
+                if not any(id(v) in leaves for part in parts_of((r.ledger, r.entry) for r in reads)[0] for v in part.leaves):
+                    continue
             warnings.warn(errors.StaleGraphWarning(errors.explain(
-                "a number was read while this graph was built; the program keeps what followed from it.", where,
+                "a number was read while this graph was built; the program keeps what followed from it.", line,
                 "Use jg.where, jg.maximum or jg.softmax, or compile again when the answer may change.")), stacklevel=5)
+
+    def _deciding(self, line: errors.Location | None, reads: list[_Read]) -> list[_Read]:
+        """Those reads by one line from which the user may have decided something of this graph.
+
+        Nothing is decided by printing. Nor by keeping the number of an expression that is no part of the graph and was
+        finished before the graph was begun: an earlier loss, say.
+        """
+        use = _use(line)
+        if use != "kept":
+            return reads if use == "any" else []
+        begin = [(part.ledger, int(part.made[0])) for part in self._parts if len(part.made)]
+        return [r for r in reads if isinstance(r.number, bool) or not all(r.before(*first) for first in begin)
+                or any(part.ledger is r.ledger and part.has(r.entry) for part in self._parts)]
+
+
+def _use(line: errors.Location | None) -> str:
+    """What a line does with a number that it reads: "shown" by print or assert, "kept" as it is, or "any"thing else."""
+    syntax = [] if line is None else line.syntax()
+    statement = next((node for node in reversed(syntax) if isinstance(node, ast.stmt)), None)
+    if isinstance(statement, ast.Assert):
+        return "shown"
+    if isinstance(statement, ast.Expr):
+        printed = isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func) == "print"
+        return "shown" if printed else "kept"
+    read = syntax[-1] if syntax else None
+    number = isinstance(read, ast.Attribute) or (isinstance(read, ast.Call) and ast.unparse(read.func) == "float")
+    return "kept" if number and getattr(statement, "value", None) is read else "any"
 
 
 def _refuse_replaced() -> None:

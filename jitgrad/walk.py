@@ -12,13 +12,13 @@ import numpy.typing as npt
 from jitgrad import errors
 from jitgrad.compiler.flat import Flat, Ints, Mask, offsets
 from jitgrad.compiler.graph import OPS
-from jitgrad.ledger import ADD, BY_CODE, GIVEN, MUL, WHERE, Ledger
+from jitgrad.ledger import ADD, ARITY, BY_CODE, GIVEN, MUL, WHERE, Ledger
 from jitgrad.value import Computed, Value
 
 # The codes of ledgers and, behind them, what else a flat graph consists of.
 _OPS = [*BY_CODE, OPS["input"], OPS["constant"]]
 _INPUT, _CONSTANT = len(BY_CODE), len(BY_CODE) + 1
-_ARITY = np.array([*(op.arity for op in BY_CODE), 0, 0], np.int32)
+_ARITY = np.array([*ARITY, 0, 0], np.int32)
 _BOOLEAN = np.array([op.result == "bool" for op in _OPS])
 
 Place = tuple[Any, int]                       # as `Value._place` answers

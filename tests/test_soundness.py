@@ -213,6 +213,70 @@ def test_reading_what_nothing_follows_from_is_no_matter() -> None:
             jg.compile(loss, device=DEVICE)
 
 
+def printed(x: list[Any]) -> Any:
+    h = x[0] * x[1]
+    print(f"{h.data:.3f}", float(h))
+    assert h.data < 10
+    return h * 3
+
+
+def after_an_earlier_loss(x: list[Any]) -> Any:
+    losses = []
+    for _ in range(3):
+        loss = sum(v * v for v in x) * (1 / 3)
+        losses.append(loss.data)
+    before = loss.data
+    again = float(loss)
+    assert (before, again) == (losses[0], losses[0])
+    return sum(v * v for v in x) * 0.5
+
+
+def beside_the_same_number(x: list[Any]) -> Any:
+    """What was read is 0.5, of a graph of other leaves; the 0.5 below is nobody's."""
+    half = max((Value(1.0) * 0.5).data, 0.0)
+    return (x[0] * 0.5 + x[1]) * 0.5 if half > 0 else None
+
+
+@pytest.mark.parametrize("loss", [printed, after_an_earlier_loss, beside_the_same_number])
+def test_what_ordinary_scripts_read_is_no_matter(loss: Callable[[list[Any]], Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jg.compile(loss(numbers(3)), device=DEVICE)
+
+
+def kept_and_used(x: list[Any]) -> Any:
+    h = x[0] * x[1]
+    number = h.data                                                 # here
+    return h * 3 if number > 0 else -h
+
+
+def kept_from_elsewhere(x: list[Any]) -> Any:
+    scale = (Value(0.1) / 3).data                                   # here
+    return x[0] * x[1] * scale
+
+
+def a_condition_kept(x: list[Any]) -> Any:
+    flag = (x[0] * 2 < x[1]).data                                   # here
+    return x[0] * x[2] if flag else x[1] * x[2]
+
+
+def before_it_was_begun(x: list[Any]) -> Any:
+    k = math.floor(float(x[0] + x[2]))                              # here
+    return x[0] * k
+
+
+@pytest.mark.parametrize("loss", [kept_and_used, kept_from_elsewhere, a_condition_kept, before_it_was_begun])
+def test_a_number_that_was_kept_is_reported(loss: Callable[[list[Any]], Any]) -> None:
+    test_a_decision_is_reported_with_its_line(loss)
+
+
+def test_without_the_source_every_read_counts() -> None:
+    scope: dict[str, Any] = {"x": numbers(2)}
+    exec(compile("h = x[0] * x[1]\nassert h.data < 9\nroot = h * 3", "nowhere", "exec"), scope)
+    with pytest.warns(errors.StaleGraphWarning, match="nowhere:2"):
+        jg.compile(scope["root"], device=DEVICE)
+
+
 def test_reads_are_bounded() -> None:
     h = Value(1.0) * 2
     for _ in range(1000):

@@ -131,14 +131,20 @@ def simplified(flat: Flat) -> Flat:
     owner = np.repeat(np.arange(len(counts)), counts)
     numbers = np.bincount(owner[constant[flat.operands]], minlength=len(counts))
     ruled = np.array([op.name in REWRITES for op in flat.ops], bool)[flat.code]
-    patterns: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
-    for k in np.flatnonzero((numbers > 0) & (ruled | (numbers == counts))).tolist():
-        mine = flat.operands[flat.start[k]:flat.start[k + 1]]
-        shape = tuple((flat.payload[a].tobytes(), bool(flat.boolean[a])) if constant[a] else None for a in mine)
-        patterns.setdefault((int(flat.code[k]), shape), []).append(k)
+    nodes = np.flatnonzero((numbers > 0) & (ruled | (numbers == counts)))
+    # Alike are those of one operation with the same constants in the same places.
+    alike: list[Ints] = [flat.code[nodes]]
+    fixed = np.where(constant, np.arange(len(counts), dtype=np.int32), np.int32(-1))
+    for k in range(counts[nodes].max(initial=0)):
+        has = counts[nodes] > k
+        column = np.full(len(nodes), -1, np.int32)
+        column[has] = fixed[flat.operands[flat.start[nodes[has]] + k]]
+        alike.append(column)
+    order = np.lexsort(alike)
+    ends = np.flatnonzero(np.any([np.diff(column[order]) != 0 for column in alike], axis=0)) + 1
     made = _Additions(flat)
-    for (code, _), nodes in patterns.items():
-        made.rewrite(flat.ops[code], np.array(nodes, np.int32), constant)
+    for group in np.split(nodes[order], ends) if len(nodes) else []:
+        made.rewrite(flat.ops[flat.code[group[0]]], group.astype(np.int32), constant)
     return made.finish() if made.changed else flat
 
 

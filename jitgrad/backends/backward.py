@@ -22,7 +22,7 @@ from jitgrad.compiler.identity import of_derivatives
 
 I8, DOUBLE = ir.IntType(8), ir.DoubleType()
 OBJECT = I8.as_pointer()
-_NAME = "jitgrad_ledger_sweep"
+_NAME = "jitgrad_ledger_backward"
 _WHERE = OPS["where"]                        # the one operation with a third operand
 _INTERFACE = {"PyList_GetItem": ir.FunctionType(OBJECT, [OBJECT, I64]),
               "PyFloat_AsDouble": ir.FunctionType(DOUBLE, [OBJECT]),
@@ -30,7 +30,7 @@ _INTERFACE = {"PyList_GetItem": ir.FunctionType(OBJECT, [OBJECT, I64]),
 
 
 class _Writer:
-    """Emits `i64 sweep(ops, left, right, third, data, grads, mark, top)`, which answers -1, or the entry at fault."""
+    """Emits `i64 backward(ops, left, right, third, data, grads, mark, top)`, which answers -1, or the entry at fault."""
 
     def __init__(self) -> None:
         self.module = ir.Module("jitgrad_ledger")
@@ -108,7 +108,7 @@ def _compiled() -> tuple[Native, Any]:
     return code, ctypes.PYFUNCTYPE(ctypes.c_int64, o, o, o, p, o, p, p, ctypes.c_int64)(code.address(_NAME))
 
 
-def sweep(ledger: Any, top: int, grads: array[float], mark: bytearray) -> bool:
+def backward(ledger: Any, top: int, grads: array[float], mark: bytearray) -> bool:
     """Hand gradients on from entry `top` down to 0, wherever `mark` is not 0; False if an operand is no number of C's.
 
     grads: an array of float64, one an entry; mark: a byte an entry. Both are changed.
