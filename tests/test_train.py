@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jitgrad as jg
-from jitgrad import losses, optim
+from jitgrad import losses, optim, trainer
 from jitgrad.batches import Batches
 from jitgrad.errors import (
     ArgumentError,
@@ -330,15 +330,48 @@ def test_an_if_in_the_objective_is_a_trace_error():
         quick(objective)
 
 
-def test_an_interrupt_leaves_the_callers_parameters_alone():
+def test_an_interrupt_returns_what_was_reached_and_leaves_the_callers_parameters_alone():
     params = {"w": np.zeros(2), "b": 0.0}
 
     def interrupt(epoch: Epoch, current: Any) -> None:
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    found = quick(params=params, callback=interrupt, epochs=9, batch_size=5)
+    np.testing.assert_array_equal(params["w"], 0.0)
+    whole = quick(epochs=3, batch_size=5)
+    np.testing.assert_array_equal(found.params["w"], whole.params["w"])
+    assert (found.ended, found.steps, found.losses) == ("interrupted", whole.steps, whole.losses)
+    assert "interrupted" in repr(found)
+
+
+def test_an_interrupt_before_the_first_step_has_nothing_to_return(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(trainer, "_step", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        quick(params=params, callback=interrupt)
-    np.testing.assert_array_equal(params["w"], 0.0)
+        quick()
+
+
+def test_an_interrupt_within_an_epoch_returns_the_last_step_or_with_patience_the_best_epoch(monkeypatch: pytest.MonkeyPatch):
+    made, step = [], trainer._step
+
+    def interrupted(*args: Any) -> Any:
+        if len(made) == 13:
+            raise KeyboardInterrupt
+        made.append(1)
+        return step(*args)
+
+    for options in ({}, {"patience": 2}):
+        made.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "_step", interrupted)
+            found = quick(epochs=9, batch_size=5, **options)
+        assert (found.ended, found.steps, len(found.history), found.epoch) == ("interrupted", 13, 2, 2)
+        whole = quick(epochs=2, batch_size=5)
+        assert found.losses == whole.losses
+        assert np.array_equal(found.params["w"], whole.params["w"]) is bool(options)
 
 
 # --- callback and bar --------------------------------------------------------------------------------------------------
