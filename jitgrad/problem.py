@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -138,10 +137,11 @@ def _extended(in_axes: Any) -> Any:
 
 
 def _weighted(objective: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(objective)
     def weighted(params: Tree, *example: Any) -> Any:
         *example, weight = example  # type: ignore[assignment]
         return weight * objective(params, *example)
+    # For errors; not functools.wraps, with which it would have the objective's signature, one argument too few.
+    weighted.__name__ = getattr(objective, "__name__", "objective")
     return weighted
 
 
