@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +22,16 @@ class Batches:
 
     data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array
     params, in_axes: as in `fit`; only to tell which entries of in_axes belong to data
+    name: what the caller calls data
     count: examples; batched_params: whether params have a batch axis too
     raises: ArgumentError, ShapeError, DtypeError, DataError; each names the argument as `data[i]...`
     """
 
-    def __init__(self, params: Tree, data: tuple[Tree, ...], in_axes: Any = None) -> None:
+    def __init__(self, params: Tree, data: tuple[Tree, ...], in_axes: Any = None, name: str = "data") -> None:
+        self._name = name
         if not isinstance(data, tuple):
             raise ArgumentError(
-                explain(f"data must be a tuple of the objective's arguments after params, not {type(data).__name__}.",
+                explain(f"{name} must be a tuple of the objective's arguments after params, not {type(data).__name__}.",
                         None, "Write (X, Y), or (X,) for a single argument; the comma makes the tuple.")
             )
         trees = tuple(_lists_as_arrays(tree) for tree in data)
@@ -40,7 +43,7 @@ class Batches:
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
         for position, array in enumerate(self._arrays):
-            _check_array(array, leaf_path("data", self._spec, position))
+            _check_array(array, leaf_path(name, self._spec, position))
         self.count = self._common_length()
 
     def _common_length(self) -> int:
@@ -48,7 +51,7 @@ class Batches:
         for position, (array, axis) in enumerate(zip(self._arrays, self._axes, strict=True)):
             if axis is None:
                 continue
-            path = leaf_path("data", self._spec, position)
+            path = leaf_path(self._name, self._spec, position)
             if not -array.ndim <= axis < array.ndim:
                 raise ShapeError(
                     explain(f"An argument of shape {array.shape} has no axis {axis} to count examples along.", path,
@@ -57,7 +60,8 @@ class Batches:
             lengths.append((path, array.shape[axis]))
         if not lengths:
             raise ShapeError(
-                explain("No argument of data has a batch axis.", None, "Pass at least one array of examples, as (X,).")
+                explain(f"No argument of {self._name} has a batch axis.", None,
+                        "Pass at least one array of examples, as (X,).")
             )
         first_path, first = lengths[0]
         for path, length in lengths:
@@ -69,6 +73,23 @@ class Batches:
         if first == 0:
             raise DataError(explain("The data is empty: it has 0 examples.", first_path, "Pass at least one example."))
         return first
+
+    def part(self, examples: npt.NDArray[np.intp]) -> Batches:
+        """Copies of these examples, at least one."""
+        made = copy.copy(self)
+        made._arrays, made.count = self._chosen(examples), len(examples)
+        return made
+
+    def joined(self, array: Array) -> Batches:
+        """The same examples with one more argument, (count,)."""
+        made = copy.copy(self)
+        made._arrays, made._axes = [*self._arrays, array], (*self._axes, 0)
+        _, made._spec = flatten((*self.whole(), array))
+        return made
+
+    def kinds(self) -> list[tuple[str, list[int]]]:
+        """The dtype and shape of every array, in a form that JSON keeps."""
+        return [(array.dtype.str, list(array.shape)) for array in self._arrays]
 
     def whole(self) -> tuple[Tree, ...]:
         """All examples, in their order, as the caller's own arrays."""
@@ -92,8 +113,11 @@ class Batches:
         """Copies of these examples; None: the caller's own arrays."""
         if examples is None:
             return self.whole()
-        return self._unflatten([array if axis is None else array.take(examples, axis)
-                                for array, axis in zip(self._arrays, self._axes, strict=True)])
+        return self._unflatten(self._chosen(examples))
+
+    def _chosen(self, examples: npt.NDArray[np.intp]) -> list[Array]:
+        return [array if axis is None else array.take(examples, axis)
+                for array, axis in zip(self._arrays, self._axes, strict=True)]
 
     def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)

@@ -48,6 +48,10 @@ class DataError(JitgradError, ValueError):
     """Training data that cannot be used: NaN, missing cells, an unknown column."""
 
 
+class CheckpointError(JitgradError, ValueError):
+    """A file that is not a whole checkpoint of jitgrad's, or belongs to another training."""
+
+
 class DeviceError(JitgradError, RuntimeError):
     """A device that does not exist, or cannot run here."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,7 +99,7 @@ class Loops:
         self.step, self.mean = step, mean
         self._found: dict[Any, Compiled | None] = {}
         self._updates: dict[Any, CpuKernel] = {}
-        self._rows: dict[int, tuple[Batches, list[Array]]] = {}
+        self._rows: weakref.WeakKeyDictionary[Batches, list[Array]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def of(self, optimizer: Optimizer, params: Tree, batches: Batches, batch_size: int | None) -> Compiled | None:
@@ -131,10 +132,10 @@ class Loops:
     def rows(self, loop: Compiled, params: Tree, batches: Batches) -> list[Array]:
         """All examples, as the kernel reads them."""
         with self._lock:
-            if id(batches) not in self._rows:
+            if batches not in self._rows:
                 leaves, _ = flatten((params, *batches.whole()))
-                self._rows[id(batches)] = (batches, loop.call.rows([np.asarray(leaf) for leaf in leaves]))
-            return self._rows[id(batches)][1]
+                self._rows[batches] = loop.call.rows([np.asarray(leaf) for leaf in leaves])
+            return self._rows[batches]
 
 
 class Pace:
@@ -142,12 +143,15 @@ class Pace:
 
     def __init__(self) -> None:
         self.most = [FIRST_STEPS]
+        self.begin()
+
+    def begin(self) -> None:
+        """A lap begins."""
         self._started = time.perf_counter()
 
     def lap(self, steps: int) -> float:
-        """Seconds since the last lap, in which so many steps were made."""
-        now = time.perf_counter()
-        seconds, self._started = now - self._started, now
+        """Seconds since the lap began, in which so many steps were made."""
+        seconds = time.perf_counter() - self._started
         if steps:
             self.most[0] = max(1, min(1 << 16, int(SLICE_SECONDS * steps / max(seconds, 1e-9)), 4 * self.most[0]))
         return seconds

@@ -8,7 +8,8 @@ dtype, and writes to none of its inputs:
     value, grads = step(params, X, Y)
     params, state = optimizer.update(grads, state, params)
 
-`g` is the gradient, `p` the parameter and `t` the step, counted from 1, in the formulas below.
+`g` is the gradient, `p` the parameter and `t` the step, counted from 1, in the formulas below. A learning rate is a
+number, or a function of t such as `cosine(1e-2, steps=1000, warmup=100)`; see `jitgrad.schedules`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,19 @@ import numpy as np
 
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.errors import ArgumentError, DtypeError, ShapeError, explain
+from jitgrad.functions import sign
+from jitgrad.schedules import Schedule as Schedule
+from jitgrad.schedules import as_schedule, describe, in_range
+from jitgrad.schedules import constant as constant
+from jitgrad.schedules import cosine as cosine
+from jitgrad.schedules import step_decay as step_decay
+from jitgrad.schedules import warmup as warmup
+from jitgrad.value import Value
 
 Tree = Any  # a pytree: its structure is the user's, so no narrower type is true of it
 Leaf = Any  # np.ndarray, np.floating or float
 Structure = Any  # optree's PyTreeSpec
+Rate = float | Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,16 @@ class Optimizer:
     init: params -> state, a pytree
     update: (grads, state, params) -> (new params, new state)
     description: how the optimizer was made, for error messages and reports
-    rule: the same as one element's formula, if that is all there is to it; `fit` then lays all parameters out in one
-        vector, and compiles the update
+    rule: the same as one element's formula, if that is all there is to it; `fit` then compiles the update
+    any_layout: the update is the same however the elements are laid out in arrays; `fit` then lays the parameters out in
+        one vector per dtype
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
     description: str = "a custom optimizer"
     rule: Rule | None = None
+    any_layout: bool = False
 
     def __repr__(self) -> str:
         return self.description
@@ -90,11 +102,11 @@ def elementwise(rule: Rule, description: str) -> Optimizer:
             for kept, number in zip(new[1:], found[1:], strict=True):
                 kept.append(np.asarray(number))
         return unflatten(spec, new[0]), State(t, tuple(unflatten(spec, kept) for kept in new[1:]))
-    return Optimizer(init, update, description, rule)
+    return Optimizer(init, update, description, rule, any_layout=True)
 
 
 def sgd(
-    learning_rate: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    learning_rate: Rate, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> Optimizer:
     """Stochastic gradient descent (Sutskever et al. 2013, as in PyTorch: the learning rate is outside the velocity).
 
@@ -104,9 +116,9 @@ def sgd(
 
     raises: ArgumentError for a hyper-parameter out of its range, or `nesterov` without momentum
     """
-    _in_range("sgd", "learning_rate", learning_rate, 0.0, math.inf)
-    _in_range("sgd", "momentum", momentum, 0.0, 1.0)
-    _in_range("sgd", "weight_decay", weight_decay, 0.0, math.inf)
+    rate_of = as_schedule("sgd", learning_rate)
+    in_range("sgd", "momentum", momentum, 0.0, 1.0)
+    in_range("sgd", "weight_decay", weight_decay, 0.0, math.inf)
     if nesterov and momentum == 0.0:
         raise ArgumentError(
             explain("sgd(nesterov=True) has no meaning without momentum.", None, "Pass momentum, for example 0.9.")
@@ -121,13 +133,13 @@ def sgd(
         v = factor * velocity[0] + g
         return p - rate * (g + factor * v if nesterov else v), v
 
-    rule = Rule(formula, 1 if momentum else 0, lambda t: (learning_rate, momentum, weight_decay),
+    rule = Rule(formula, 1 if momentum else 0, lambda t: (rate_of(t), momentum, weight_decay),
                 ("sgd", momentum > 0, nesterov, weight_decay > 0))
-    return elementwise(rule, f"sgd({learning_rate!r}, momentum={momentum!r}, nesterov={nesterov!r}, "
+    return elementwise(rule, f"sgd({describe(learning_rate)}, momentum={momentum!r}, nesterov={nesterov!r}, "
                              f"weight_decay={weight_decay!r})")
 
 
-def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
+def adam(learning_rate: Rate = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     """Adam (Kingma & Ba 2015, algorithm 1, as in PyTorch).
 
         m <- b1 * m + (1 - b1) * g                  m and v start at zero
@@ -136,12 +148,12 @@ def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: f
 
     raises: ArgumentError for a hyper-parameter out of its range
     """
-    description = f"adam({learning_rate!r}, b1={b1!r}, b2={b2!r}, eps={eps!r})"
+    description = f"adam({describe(learning_rate)}, b1={b1!r}, b2={b2!r}, eps={eps!r})"
     return _adam("adam", learning_rate, b1, b2, eps, 0.0, description)
 
 
 def adamw(
-    learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2
+    learning_rate: Rate = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2, as in PyTorch).
 
@@ -149,18 +161,18 @@ def adamw(
 
     raises: ArgumentError for a hyper-parameter out of its range
     """
-    _in_range("adamw", "weight_decay", weight_decay, 0.0, math.inf)
-    description = f"adamw({learning_rate!r}, b1={b1!r}, b2={b2!r}, eps={eps!r}, weight_decay={weight_decay!r})"
+    in_range("adamw", "weight_decay", weight_decay, 0.0, math.inf)
+    description = f"adamw({describe(learning_rate)}, b1={b1!r}, b2={b2!r}, eps={eps!r}, weight_decay={weight_decay!r})"
     return _adam("adamw", learning_rate, b1, b2, eps, weight_decay, description)
 
 
 def _adam(
-    name: str, learning_rate: float, b1: float, b2: float, eps: float, weight_decay: float, description: str
+    name: str, learning_rate: Rate, b1: float, b2: float, eps: float, weight_decay: float, description: str
 ) -> Optimizer:
-    _in_range(name, "learning_rate", learning_rate, 0.0, math.inf)
-    _in_range(name, "b1", b1, 0.0, 1.0)
-    _in_range(name, "b2", b2, 0.0, 1.0)
-    _in_range(name, "eps", eps, 0.0, math.inf)
+    rate_of = as_schedule(name, learning_rate)
+    in_range(name, "b1", b1, 0.0, 1.0)
+    in_range(name, "b2", b2, 0.0, 1.0)
+    in_range(name, "eps", eps, 0.0, math.inf)
 
     def formula(p: Any, g: Any, m: Any, v: Any, *scalars: Any) -> tuple[Any, ...]:
         keep_m, add_m, keep_v, add_v, small, step_size, keep = scalars
@@ -171,27 +183,76 @@ def _adam(
         return (p * keep if weight_decay else p) - direction, m, v
 
     def scalars(t: int) -> tuple[float, ...]:
-        correction = math.sqrt(1.0 - b2**t)
-        return (b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, learning_rate * correction / (1.0 - b1**t),
-                1.0 - learning_rate * weight_decay)
+        correction, rate = math.sqrt(1.0 - b2**t), rate_of(t)
+        return (b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, rate * correction / (1.0 - b1**t), 1.0 - rate * weight_decay)
     return elementwise(Rule(formula, 2, scalars, ("adam", weight_decay > 0)), description)
 
 
-def _in_range(optimizer: str, name: str, number: float, low: float, high: float) -> None:
-    """Raise ArgumentError unless low <= number < high."""
-    if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
-        raise ArgumentError(
-            explain(
-                f"{optimizer}'s {name} must be a number, not {type(number).__name__}.",
-                f"{name}={number!r}",
-                "Pass a Python float.",
-            )
-        )
-    if not low <= number < high:
-        limits = f"at least {low:g}" + ("" if math.isinf(high) else f" and below {high:g}")
-        raise ArgumentError(
-            explain(f"{optimizer}'s {name} is out of range.", f"{name}={number!r}", f"It must be {limits}, and finite.")
-        )
+def penalised(optimizer: Optimizer, l1: float = 0.0, l2: float = 0.0) -> Optimizer:
+    """The same optimizer for the loss + l1 * sum |p| + l2 * sum p**2, the sums over all parameters.
+
+        g <- g + l1 * sign(p) + 2 * l2 * p          sign(0) = 0
+
+    The penalty's gradient is part of the update: losses that are reported are without it. (`adamw` and `sgd` have a
+    weight decay of their own; adamw's is decoupled from the gradient and so differs from l2.)
+    raises: ArgumentError for a penalty that is negative or not finite
+    """
+    in_range("penalised", "l1", l1, 0.0, math.inf)
+    in_range("penalised", "l2", l2, 0.0, math.inf)
+    if not l1 and not l2:
+        return optimizer
+    description = f"penalised({optimizer}, l1={l1!r}, l2={l2!r})"
+
+    def steeper(p: Any, g: Any, slope: Any, twice: Any) -> Any:
+        if l1:
+            # NumPy's own for its arrays: jitgrad's goes through them number by number.
+            g = g + slope * (sign(p) if isinstance(p, Value) else np.sign(p))
+        return g + twice * p if l2 else g
+
+    inner = optimizer.rule
+    if inner is None:
+        def change(grads: Sequence[Leaf], params: Sequence[Leaf]) -> list[Leaf]:
+            return [steeper(p, g, l1, 2.0 * l2) for p, g in zip(params, grads, strict=True)]
+        return _after(change, optimizer, description)
+    known = inner
+
+    def formula(p: Any, g: Any, *rest: Any) -> tuple[Any, ...]:
+        *rest, slope, twice = rest  # type: ignore[assignment]
+        return known.formula(p, steeper(p, g, slope, twice), *rest)
+    kind = None if known.kind is None else ("penalised", known.kind, l1 > 0, l2 > 0)
+    return elementwise(Rule(formula, known.averages, lambda t: (*known.scalars(t), l1, 2.0 * l2), kind), description)
+
+
+def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
+    """The same optimizer with gradients whose length, over all parameters together, is at most `norm`.
+
+        g <- g * norm / max(norm, sqrt(sum g**2))
+
+    The length is a sum over all parameters, so this is no formula of one element, and `fit` makes the steps one by one
+    instead of in the compiled loop.
+    raises: ArgumentError unless norm is positive and finite
+    """
+    in_range("clipped", "norm", norm, math.ulp(0.0), math.inf)
+
+    def change(grads: Sequence[Leaf], params: Sequence[Leaf]) -> list[Leaf]:
+        largest = max((float(np.max(np.abs(g), initial=0.0)) for g in grads), default=0.0)
+        if largest == 0.0 or not math.isfinite(largest):
+            return list(grads)  # a NaN or an infinity is for the caller to find
+        # In units of the largest, so that squares of large numbers do not overflow.
+        limit = norm / largest
+        length = math.sqrt(sum(float(np.sum(np.square(np.asarray(g, np.float64) / largest))) for g in grads))
+        return [g * (limit / length) for g in grads] if length > limit else list(grads)
+    return _after(change, optimizer, f"clipped({optimizer}, {norm!r})")
+
+
+def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], list[Leaf]], optimizer: Optimizer,
+           description: str) -> Optimizer:
+    """The optimizer with its gradients changed first: leaves of (grads, params) -> leaves of new grads."""
+    def update(grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        leaves, spec = _parameters(params)
+        new = change(_matching(grads, leaves, spec), leaves)
+        return optimizer.update(unflatten(spec, new), state, params)
+    return Optimizer(optimizer.init, update, description, any_layout=optimizer.any_layout)
 
 
 def _parameters(params: Tree) -> tuple[list[Leaf], Structure]:

@@ -12,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import optim
-from jitgrad.api import value_and_grad
 from jitgrad.backends import threads
 from jitgrad.batches import Batches
 from jitgrad.errors import ArgumentError, NonFiniteError, explain
-from jitgrad.loop import Loops
-from jitgrad.train import FitResult, check_reduce, progress_bar, train_one
+from jitgrad.history import FitResult
+from jitgrad.metrics import Metric
+from jitgrad.problem import Evaluation, Problem
+from jitgrad.progress import progress_bar
+from jitgrad.train import Settings, train_one
 
 Tree = Any
 
-SETTINGS = ("optimizer", "seed", "batch_size", "epochs", "params", "subset")
+SETTINGS = ("optimizer", "seed", "batch_size", "epochs", "l1", "l2", "clip_norm", "patience", "params", "subset")
 
 
 class Model(NamedTuple):
@@ -33,8 +35,10 @@ class Model(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The mean loss of its last epoch; infinite where the training diverged."""
-        return float("inf") if self.result is None else self.result.history[-1].loss
+        """Its parameters' `score`: the validation loss, without validation the mean loss, of the last epoch, or with
+        patience of the best; infinite where the training diverged.
+        """
+        return float("inf") if self.result is None else self.result.score
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,14 @@ class SweepResult:
 
 def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *, grid: Mapping[str, Sequence[Any]],
           optimizer: optim.Optimizer | None = None, epochs: int = 50, batch_size: int | None = None, seed: int = 0,
-          reduce: str = "mean", in_axes: Any = None, device: str = "auto", progress: bool | None = None) -> SweepResult:
+          reduce: str = "mean", in_axes: Any = None, device: str = "auto", sample_weight: Any = None,
+          class_weight: Any = None, l1: float = 0.0, l2: float = 0.0, clip_norm: float | None = None,
+          validation: tuple[Tree, ...] | float | None = None, metrics: Mapping[str, Metric] | None = None,
+          patience: int | None = None, progress: bool | None = None) -> SweepResult:
     """Train a model for each combination of the settings in `grid`, as `fit` would train each alone.
 
-    grid: values for some of "optimizer", "seed", "batch_size", "epochs", "params" and "subset" (indices of examples)
+    grid: values for some of "optimizer", "seed", "batch_size", "epochs", "l1", "l2", "clip_norm", "patience", "params" and
+        "subset" (indices of examples)
     params: a pytree, or a function of the seed that makes one
     the others: as in `fit`, for what the grid leaves open
 
@@ -90,26 +98,26 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
     raises: as `fit`, and ArgumentError for a grid with unknown settings or none
     """
     _check_grid(grid)
-    check_reduce(reduce)
-    fixed = {"optimizer": optimizer, "seed": seed, "batch_size": batch_size, "epochs": epochs, "params": params,
-             "subset": None}
+    fixed = {"optimizer": optimizer, "seed": seed, "batch_size": batch_size, "epochs": epochs, "l1": l1, "l2": l2,
+             "clip_norm": clip_norm, "patience": patience, "params": params, "subset": None}
     chosen = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    step = value_and_grad(objective, argnums=0, in_axes=in_axes, reduce=reduce, device=device)
-    loops = Loops(step, reduce == "mean")
-    start = _Start(fixed, data, in_axes)
+    problem = Problem(objective, in_axes=in_axes, reduce=reduce, device=device, sample_weight=sample_weight,
+                      class_weight=class_weight, validation=validation, metrics=metrics)
+    start = _Start(problem, data)
     models: list[Model | None] = [None] * len(chosen)
     numbers, stop = iter(range(len(chosen))), threading.Event()
 
-    with progress_bar(progress, len(chosen), 1) as advance:
+    with progress_bar(progress, len(chosen), 1) as bar:
         def work() -> None:
             for k in numbers:                               # a range's iterator may be shared by threads
                 if stop.is_set():
                     return
                 settings = {**fixed, **chosen[k]}
-                own, batches = start.of(settings)
+                how = Settings(**{name: value for name, value in settings.items() if name not in ("params", "subset")})
+                how = how.checked()
+                own, batches, evaluation = start.of(settings["params"], settings["subset"], how.seed)
                 try:
-                    result = train_one(loops, own, batches, optimizer=settings["optimizer"], epochs=settings["epochs"],
-                                       batch_size=settings["batch_size"], seed=settings["seed"])
+                    result = train_one(problem.loops, own, batches, how, evaluation)
                 except NonFiniteError as error:
                     models[k] = Model(chosen[k], None, error)
                 except BaseException:
@@ -118,8 +126,8 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
                 else:
                     models[k] = Model(chosen[k], result, None)
                 if threading.current_thread() is main:
-                    advance(min((m.loss for m in models if m is not None), default=float("nan")),
-                            sum(m is not None for m in models) - shown[0])
+                    bar.advance(min((m.loss for m in models if m is not None), default=float("nan")),
+                                sum(m is not None for m in models) - shown[0])
                     shown[0] = sum(m is not None for m in models)
         main, shown = threading.current_thread(), [0]
         threads.together([work] * min(threads.cores(), len(chosen)))
@@ -129,25 +137,25 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
 class _Start:
     """What each model begins with; data are checked once for each subset."""
 
-    def __init__(self, fixed: Mapping[str, Any], data: tuple[Tree, ...], in_axes: Any):
-        self._data, self._in_axes = data, in_axes
+    def __init__(self, problem: Problem, data: tuple[Tree, ...]):
+        self._problem, self._data = problem, data
         self._batches: dict[Any, Batches] = {}
+        self._splits: dict[Any, tuple[Batches, Evaluation]] = {}
         self._lock = threading.Lock()
-        self._fixed = fixed
 
-    def of(self, settings: Mapping[str, Any]) -> tuple[Tree, Batches]:
-        """(parameters, examples) of a model."""
-        params = settings["params"]
-        params = params(settings["seed"]) if callable(params) else params
-        subset = settings["subset"]
+    def of(self, params: Tree, subset: Any, seed: int) -> tuple[Tree, Batches, Evaluation]:
+        """(parameters, examples, what is measured) of a model."""
+        params = params(seed) if callable(params) else params
         with self._lock:
-            batches = self._batches.get(id(subset))
-            if batches is None:
-                whole = Batches(params, self._data, self._in_axes)
-                batches = whole if subset is None else Batches(params, whole.chosen(_indices(subset, whole.count)),
-                                                               self._in_axes)
-                self._batches[id(subset)] = batches
-            return params, batches
+            if id(subset) not in self._batches:
+                whole = self._problem.batches(params, self._data)
+                self._batches[id(subset)] = whole if subset is None else whole.part(_indices(subset, whole.count))
+            batches = self._batches[id(subset)]
+            if self._problem.splits:                        # each model its own, and no longer than it is trained
+                return params, *self._problem.split(params, batches, seed)
+            if id(subset) not in self._splits:
+                self._splits[id(subset)] = self._problem.split(params, batches, seed)
+            return params, *self._splits[id(subset)]
 
 
 def _indices(subset: Any, count: int) -> npt.NDArray[np.intp]:

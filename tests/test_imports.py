@@ -24,8 +24,10 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
-    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "schedules", "optim", "ravel", "metrics",
+     "testing"],
+    ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
+     "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -41,7 +43,7 @@ ALLOWED = {
 }
 KERNELS_MAY_IMPORT = {"numba", "numpy", "llvmlite"} | sys.stdlib_module_names
 # Never loaded by a bare `import jitgrad`.
-HEAVY = ["numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "matplotlib", "pandas"]
+HEAVY = ["safetensors", "numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "matplotlib", "pandas"]
 
 LONGEST = 500
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "manager", "managers"}

@@ -16,11 +16,20 @@ from jitgrad import errors, loop, optim
 from jitgrad.compiler import schedule
 from jitgrad.train import FitResult
 
+
+def root(t: int) -> float:
+    return 0.05 / t**0.5
+
+
 OPTIMIZERS = {
     "sgd": lambda: optim.sgd(0.05), "momentum": lambda: optim.sgd(0.02, momentum=0.9),
     "nesterov": lambda: optim.sgd(0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
     "decay": lambda: optim.sgd(0.05, weight_decay=0.1), "adam": lambda: optim.adam(0.03),
-    "adamw": lambda: optim.adamw(0.03, weight_decay=0.1)}
+    "adamw": lambda: optim.adamw(0.03, weight_decay=0.1),
+    "cosine": lambda: optim.adam(optim.cosine(0.05, steps=15, warmup=4)),
+    "step decay": lambda: optim.sgd(optim.step_decay(0.05, every=3, factor=0.5), momentum=0.9),
+    "warmup": lambda: optim.adamw(optim.warmup(root, 5)), "l1": lambda: optim.penalised(optim.sgd(0.05), l1=0.1),
+    "l1 and l2": lambda: optim.penalised(optim.adam(root), l1=0.1, l2=0.05)}
 
 
 def model(params: Any, x: Any, y: Any) -> Any:
@@ -62,8 +71,9 @@ def counting_slices() -> Iterator[list[int]]:
 
 
 def assert_same(found: FitResult, expected: FitResult) -> None:
-    assert found.steps == expected.steps
-    assert found.losses == expected.losses
+    assert (found.steps, found.epoch, found.ended) == (expected.steps, expected.epoch, expected.ended)
+    for one, two in zip(found.history, expected.history, strict=True):
+        assert (one.loss, one.validation_loss, one.metrics) == (two.loss, two.validation_loss, two.metrics)
     assert found.params.keys() == expected.params.keys()
     for name in expected.params:
         np.testing.assert_array_equal(found.params[name], expected.params[name])
@@ -84,6 +94,15 @@ def both(**keywords: Any) -> tuple[FitResult, FitResult]:
 def test_every_optimizer_makes_the_same_steps(name: str, dtype: type) -> None:
     assert_same(*both(params=parameters(dtype), data=examples(37, dtype), optimizer=OPTIMIZERS[name](), epochs=5,
                       batch_size=10, seed=3))
+
+
+@pytest.mark.parametrize("options", [
+    {"validation": 0.3, "metrics": {"first": lambda params, x, y: params["b"][0] * len(y)}},
+    {"patience": 2, "validation": examples(11), "optimizer": optim.adam(0.2)}, {"patience": 1, "reduce": "sum"},
+    {"sample_weight": np.linspace(0.0, 2.0, 37), "validation": 0.2}, {"l1": 0.01, "l2": 0.1}], ids=lambda o: ", ".join(o))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_option_makes_the_same_steps(options: dict[str, Any], dtype: type) -> None:
+    assert_same(*both(params=parameters(dtype), data=examples(37, dtype), epochs=9, batch_size=10, seed=3, **options))
 
 
 @settings(max_examples=25, deadline=None)
@@ -122,6 +141,35 @@ def test_a_callback_sees_every_epochs_parameters_and_may_end_the_training() -> N
     for one, two in zip(seen, expected, strict=True):
         assert one[:2] == two[:2]
         np.testing.assert_array_equal(one[2], two[2])
+
+
+def test_parameters_that_are_zero_have_no_l1_slope() -> None:
+    found, expected = both(params={"W": np.zeros((4, 3)), "b": np.zeros(4), "v": np.zeros(4), "s": np.float64(0.0)},
+                           data=examples(20), epochs=3, l1=0.1, optimizer=optim.sgd(0.1))
+    assert_same(found, expected)
+    np.testing.assert_array_equal(found.params["W"], 0.0)
+
+
+def test_an_interrupt_returns_the_steps_that_were_made() -> None:
+    run, calls = loop.Compiled.run, []
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            run(self, *args)                                # made, and never told
+            raise KeyboardInterrupt
+        return run(self, *args)
+    options: dict[str, Any] = {"batch_size": 5, "progress": False, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "FIRST_STEPS", 3)
+        patch.setattr(loop.Compiled, "run", interrupted)
+        found = jg.fit(model, parameters(), examples(15), epochs=1000, **options)
+    assert found.ended == "interrupted"
+    assert found.steps % 3 == 0
+    assert 6 <= found.steps < 3000
+    expected = jg.fit(model, parameters(), examples(15), epochs=found.steps // 3, **options)
+    np.testing.assert_array_equal(found.params["W"], expected.params["W"])
+    assert found.losses == expected.losses
 
 
 def test_data_are_not_written_to_and_other_arguments_are_shared() -> None:
@@ -190,7 +238,8 @@ def test_a_wrong_label_is_named_by_the_callers_index() -> None:
         assert wrong() == found
 
 
-@pytest.mark.parametrize("why", ["custom optimizer", "float parameters", "mixed dtypes", "debug_nans", "large", "device"])
+@pytest.mark.parametrize("why", ["custom optimizer", "float parameters", "mixed dtypes", "debug_nans", "large", "device",
+                                 "clipping"])
 def test_where_the_loop_is_not_taken(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, keywords = parameters(), {"epochs": 2, "progress": False, "device": "cpu"}
     if why == "custom optimizer":
@@ -203,6 +252,8 @@ def test_where_the_loop_is_not_taken(why: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(loop, "STEP_WORK", 100)
     elif why == "device":
         keywords["device"] = "interpret"
+    elif why == "clipping":
+        keywords["clip_norm"] = 1.0
     with counting_slices() as calls:
         if why == "debug_nans":
             with jg.debug_nans():

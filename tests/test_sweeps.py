@@ -65,6 +65,36 @@ def test_a_grid_is_walked_in_order_and_every_setting_counts() -> None:
         assert_same(model.result, alone)
 
 
+@pytest.mark.parametrize("options", [
+    {"validation": 0.25}, {"validation": data(20), "patience": 1}, {"sample_weight": np.linspace(0, 1, 60), "l2": 0.1},
+    {"validation": 0.25, "clip_norm": 0.1, "metrics": {"r2": jg.metrics.r2(lambda p, x: p["w"] @ x + p["b"])}}],
+    ids=", ".join)
+def test_the_settings_of_fit_mean_the_same_in_a_sweep(options: Any) -> None:
+    found = jg.sweep(line, start, data(), grid={"seed": [1, 2], "l1": [0.0, 0.3]}, **options, **COMMON)
+    for model in found:
+        seed = model.settings["seed"]
+        alone = jg.fit(line, start(seed), data(), **model.settings, **options, **COMMON)
+        assert_same(model.result, alone)
+        assert model.result.validation_losses == alone.validation_losses
+        assert [e.metrics for e in model.result.history] == [e.metrics for e in alone.history]
+        assert (model.result.epoch, model.loss) == (alone.epoch, alone.score)
+    assert found.best.loss == min(model.loss for model in found)
+    assert not np.array_equal(found[0].result.params["w"], found[1].result.params["w"])
+
+
+def test_patience_and_clipping_may_be_in_the_grid() -> None:
+    grid = {"patience": [1, None], "clip_norm": [None, 0.01]}
+    for model in jg.sweep(line, start, data(), grid=grid, optimizer=optim.sgd(0.3), **COMMON):
+        assert_same(model.result, jg.fit(line, start(0), data(), optimizer=optim.sgd(0.3), **model.settings, **COMMON))
+
+
+def test_an_interrupt_ends_the_sweep() -> None:
+    def interrupt(*_: Any) -> float:
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        jg.sweep(line, start, data(), grid={"seed": range(3)}, metrics={"m": interrupt}, **COMMON)
+
+
 def test_a_model_that_diverges_does_not_end_the_others() -> None:
     found = jg.sweep(line, start(0), data(), grid={"optimizer": [optim.sgd(1e30), optim.sgd(0.05)]}, **COMMON)
     assert isinstance(found[0].error, errors.NonFiniteError)
