@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A module may import from its own row and from the rows above it. A package stands for all its modules.
 LAYERS = [
-    ["errors"],
+    ["errors", "layout"],
     ["kernels"],
     ["compiler"],
     ["backends"],
@@ -25,7 +25,7 @@ LAYERS = [
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
-    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
+    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover", "drawing"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
