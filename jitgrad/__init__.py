@@ -16,8 +16,8 @@ from jitgrad.value import Value as Value
 
 # Imported when first used: the compiler's front door, the training loop, the referee.
 _LAZY = {"value_and_grad": "api", "grad": "api", "jit": "api", "batch": "api", "compile": "recorded", "fit": "train",
-         "sweep": "sweeps", "debug_nans": "debug", "optim": None, "testing": None, "errors": None, "data": None,
-         "plots": None, "train": None, "metrics": None, "save": "checkpoint", "load": "checkpoint"}
+         "sweep": "sweeps", "draw": "drawing", "debug_nans": "debug", "optim": None, "testing": None, "errors": None,
+         "data": None, "plots": None, "train": None, "metrics": None, "save": "checkpoint", "load": "checkpoint"}
 
 __all__ = ["Value", "clip", "logsumexp", "losses", "nn", "softmax", "take", *_ELEMENTWISE, *_LAZY]  # noqa: PLE0604
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A module may import from its own row and from the rows above it. A package stands for all its modules.
 LAYERS = [
-    ["errors"],
+    ["errors", "layout"],
     ["kernels"],
     ["compiler"],
     ["backends"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "schedules", "optim", "ravel", "metrics",
      "testing"],
     ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
-     "plots", "recipes", "discover"],
+     "plots", "recipes", "discover", "drawing"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
