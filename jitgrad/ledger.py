@@ -16,7 +16,7 @@ import gc
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
 from types import CodeType
@@ -169,6 +169,19 @@ class Ledger:
         self.ids = iter(())
         if _read is self:
             _read = None
+
+    def known(self, kind: Any) -> dict[int, Any]:
+        """By entry, the leaves, the imports and the Values of class `kind`: to say what a Value is made from.
+
+        A ledger keeps no list of those, or they could not die; the garbage collector has one.
+        """
+        if self.values is None:
+            self.close()
+            self.values = {i: v for v, i in (*self.places.items(), *self.imports.items())}
+            for v in gc.get_referrers(self):
+                if v.__class__ is kind:
+                    self.values.setdefault(v._index, v)
+        return self.values
 
     # What the user's program does to a computed Value.
 
@@ -402,43 +415,6 @@ def hand_down(root: Any) -> None:
             onwards = holder._prev
         for v in onwards:
             reach(v)
-
-
-def know_values(ledgers: Iterable[Ledger], kind: Any) -> None:
-    """Let each ledger know the Values of class `kind` that stand for its entries: to say what a Value is made from.
-
-    A ledger keeps no list of them, or they could not die; the garbage collector has one.
-    """
-    fresh = [ledger for ledger in ledgers if ledger.values is None]
-    for ledger in fresh:
-        ledger.close()
-        ledger.values = {i: v for v, i in (*ledger.places.items(), *ledger.imports.items())}
-    for v in gc.get_referrers(*fresh) if fresh else ():
-        if v.__class__ is kind:
-            ledger, i = v._place()
-            ledger.values.setdefault(i, v)
-
-
-def topological(roots: Sequence[Any]) -> list[Any]:
-    """Every Value that the roots depend on, themselves included, operands first. An explicit stack: any depth."""
-    order: list[Any] = []
-    seen: set[int] = set()
-    stack: list[tuple[Any, Any]] = []
-    for root in roots:
-        if id(root) not in seen:
-            seen.add(id(root))
-            stack.append((root, iter(root._args)))
-        while stack:
-            v, rest = stack[-1]
-            for a in rest:
-                if hasattr(a.__class__, "_args") and id(a) not in seen:
-                    seen.add(id(a))
-                    stack.append((a, iter(a._args)))
-                    break
-            else:
-                order.append(v)
-                stack.pop()
-    return order
 
 
 def successor(holder: Any) -> Ledger:

@@ -31,9 +31,7 @@ from jitgrad.ledger import (
     Ledger,
     current,
     hand_down,
-    know_values,
     successor,
-    topological,
 )
 from jitgrad.rules import derivative as derivative
 from jitgrad.rules import reference as reference
@@ -83,7 +81,6 @@ class Value:
     label = ""
     _op = ""
     _args: tuple[Any, ...] = ()
-    _rule: Op | None = None
     _own: Callable[[], None] | None = None
     # A Value made by hand counts as a closed ledger: what it is made from is older, what it is used in is younger.
     _serial = 0
@@ -196,10 +193,6 @@ class Value:
         """Add d(self)/d(v) to v.grad for every Value v this one depends on, starting from self.grad = 1."""
         hand_down(self)
 
-    def _topological(self) -> list[Value]:
-        """Every Value below this one, operands first."""
-        return topological([self])
-
 
 _OPERANDS = (Value, *_NUMBERS)
 
@@ -242,7 +235,7 @@ class Computed(Value):
         self._ledger.touched = True
 
     @property
-    def _rule(self) -> Op:  # type: ignore[override]
+    def _rule(self) -> Op:
         return self._ledger.rule(self._index)
 
     @property
@@ -255,7 +248,6 @@ class Computed(Value):
     def _args(self) -> tuple[Any, ...]:  # type: ignore[override]
         ledger, rule = self._ledger, self._rule
         shown = rule in (_ADD, _MUL)     # micrograd makes a leaf of a number beside + and *, and so a node of its graph
-        know_values([ledger], Computed)
         return tuple(self._operand(ledger, i, shown) for i in ledger.operands(self._index))
 
     @classmethod
@@ -268,13 +260,12 @@ class Computed(Value):
     @classmethod
     def _operand(cls, ledger: Ledger, i: int, shown: bool) -> Any:
         """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
-        values: dict[int, Any] = ledger.values or {}
+        values = ledger.known(cls)
         v = values.get(i)
         if v is None and ledger.ops[i] == GIVEN:
             if not shown:
                 return ledger.data[i]
             v = Value(ledger.data[i])
-            v._rule = OPS["constant"]
         return values.setdefault(i, cls.at(ledger, i) if v is None else v)
 
     @property
