@@ -63,7 +63,7 @@ def _collector_paused() -> Iterator[None]:
 class ValueProgram:
     """A recorded expression; see `compile`.
 
-    leaves: the Values it reads at each call, in the order in which the expression first names them.
+    leaves: the Values it reads at each call, in the order in which arithmetic first used them.
     """
 
     def __init__(self, roots: Sequence[Value], wrt: Iterable[Value] | None, device: str, dtype: np.dtype[Any]):
@@ -133,10 +133,10 @@ class ValueProgram:
         self._structure.check(self.leaves)
         sums = self._backward(self._read(), [], 1).sums
         first = len(sums) - len(self._wanted)
-        for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):
-            leaf.grad = number
         for root in self.roots:
             root.grad = 1
+        for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):      # a root may be one
+            leaf.grad = number
         return self._set(sums[:first].tolist())
 
     def run(self, numbers: npt.ArrayLike) -> tuple[Any, Array]:
