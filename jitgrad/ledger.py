@@ -16,7 +16,7 @@ import gc
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from types import CodeType
@@ -415,6 +415,28 @@ def hand_down(root: Any) -> None:
             onwards = holder._prev
         for v in onwards:
             reach(v)
+
+
+def topological(roots: Sequence[Any]) -> list[Any]:
+    """Every Value that the roots depend on, themselves included, operands first. An explicit stack: any depth."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, Any]] = []
+    for root in roots:
+        if id(root) not in seen:
+            seen.add(id(root))
+            stack.append((root, iter(root._args)))
+        while stack:
+            v, rest = stack[-1]
+            for a in rest:
+                if hasattr(a.__class__, "_args") and id(a) not in seen:
+                    seen.add(id(a))
+                    stack.append((a, iter(a._args)))
+                    break
+            else:
+                order.append(v)
+                stack.pop()
+    return order
 
 
 def successor(holder: Any) -> Ledger:

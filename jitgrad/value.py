@@ -81,6 +81,7 @@ class Value:
     label = ""
     _op = ""
     _args: tuple[Any, ...] = ()
+    _rule: Op | None = None
     _own: Callable[[], None] | None = None
     # A Value made by hand counts as a closed ledger: what it is made from is older, what it is used in is younger.
     _serial = 0
@@ -235,7 +236,7 @@ class Computed(Value):
         self._ledger.touched = True
 
     @property
-    def _rule(self) -> Op:
+    def _rule(self) -> Op:  # type: ignore[override]
         return self._ledger.rule(self._index)
 
     @property
@@ -266,6 +267,7 @@ class Computed(Value):
             if not shown:
                 return ledger.data[i]
             v = Value(ledger.data[i])
+            v._rule = OPS["constant"]
         return values.setdefault(i, cls.at(ledger, i) if v is None else v)
 
     @property
