@@ -24,7 +24,7 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "summary", "optim", "ravel", "testing"],
     ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
