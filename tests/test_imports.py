@@ -23,8 +23,8 @@ LAYERS = [
     ["rules"],
     ["ledger"],
     ["operators", "value"],
-    ["trace", "arguments", "debug", "soundness", "walk"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "summary", "optim", "ravel", "testing"],
+    ["trace", "arguments", "debug", "soundness", "summary", "walk"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
