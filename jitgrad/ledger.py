@@ -170,6 +170,19 @@ class Ledger:
         if _read is self:
             _read = None
 
+    def known(self, kind: Any) -> dict[int, Any]:
+        """By entry, the leaves, the imports and the Values of class `kind`: to say what a Value is made from.
+
+        A ledger keeps no list of those, or they could not die; the garbage collector has one.
+        """
+        if self.values is None:
+            self.close()
+            self.values = {i: v for v, i in (*self.places.items(), *self.imports.items())}
+            for v in gc.get_referrers(self):
+                if v.__class__ is kind:
+                    self.values.setdefault(v._index, v)
+        return self.values
+
     # What the user's program does to a computed Value.
 
     def note_read(self, i: int) -> None:
@@ -402,21 +415,6 @@ def hand_down(root: Any) -> None:
             onwards = holder._prev
         for v in onwards:
             reach(v)
-
-
-def know_values(ledgers: Iterable[Ledger], kind: Any) -> None:
-    """Let each ledger know the Values of class `kind` that stand for its entries: to say what a Value is made from.
-
-    A ledger keeps no list of them, or they could not die; the garbage collector has one.
-    """
-    fresh = [ledger for ledger in ledgers if ledger.values is None]
-    for ledger in fresh:
-        ledger.close()
-        ledger.values = {i: v for v, i in (*ledger.places.items(), *ledger.imports.items())}
-    for v in gc.get_referrers(*fresh) if fresh else ():
-        if v.__class__ is kind:
-            ledger, i = v._place()
-            ledger.values.setdefault(i, v)
 
 
 def topological(roots: Sequence[Any]) -> list[Any]:

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import backends, errors, soundness
-from jitgrad.compiler import schedule
 from jitgrad.compiler.flat import simplified
-from jitgrad.compiler.program import FlatProgram, Leaf, Program
+from jitgrad.compiler.program import FlatProgram, Leaf
 from jitgrad.lowered import Lowered
+from jitgrad.summary import Summary
 from jitgrad.value import Traced, Value
 
 Array = npt.NDArray[Any]
@@ -63,7 +63,7 @@ def _collector_paused() -> Iterator[None]:
 class ValueProgram:
     """A recorded expression; see `compile`.
 
-    leaves: the Values it reads at each call, in the order in which the expression first names them.
+    leaves: the Values it reads at each call, in the order in which arithmetic first used them.
     """
 
     def __init__(self, roots: Sequence[Value], wrt: Iterable[Value] | None, device: str, dtype: np.dtype[Any]):
@@ -133,10 +133,10 @@ class ValueProgram:
         self._structure.check(self.leaves)
         sums = self._backward(self._read(), [], 1).sums
         first = len(sums) - len(self._wanted)
-        for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):
-            leaf.grad = number
         for root in self.roots:
             root.grad = 1
+        for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):      # a root may be one
+            leaf.grad = number
         return self._set(sums[:first].tolist())
 
     def run(self, numbers: npt.ArrayLike) -> tuple[Any, Array]:
@@ -157,51 +157,11 @@ class ValueProgram:
         """Everything that was generated; see `Lowered`."""
         return Lowered(self._backward.program, self._device, self._backward)
 
-    def summary(self) -> str:
-        """What became of the expression, as text.
+    def summary(self) -> Summary:
+        """What became of the expression: text to print, and a picture in a notebook or to save; see `Summary`.
 
         Values, instructions and their kinds; batch axes, which are summands that are the same expression of different
         leaves; dense blocks (sums × elements, over sums side by side); how many operations run over runs of rows, which
         have operands that must be gathered, and which are done one by one since fewer than a vector of them are alike.
         """
-        tape, _ = self._forward.program.rolled
-        both, _ = self._backward.program.rolled
-        kinds: dict[str, int] = {}
-        for i in both.instructions:
-            kinds[i.op.name] = kinds.get(i.op.name, 0) + 1
-        return "\n".join([
-            f"{self.values:,} Values: {len(self.leaves):,} leaves, {len(self._constants):,} constants of operators, "
-            f"{self.values - len(self._numbers):,} operations",
-            f"rolled into {len(tape.instructions)} instructions over {tape.size:,} rows; with the gradient "
-            f"{len(both.instructions)} over {both.size:,}",
-            "instructions: " + ", ".join(f"{count} {name}" for name, count in sorted(kinds.items())),
-            *_found(self._backward.program, len(self.leaves))])
-
-
-def _found(program: Program, leaves: int) -> list[str]:
-    """What tabulating the rows of a program found: its axes, dense blocks, and how its operations run."""
-    from jitgrad.compiler.rows import tabulate_rows
-
-    tape, _ = program.rolled
-    tables = tabulate_rows(tape, program.reduced_rows, schedule.VECTOR_BYTES // program.dtype.itemsize)
-    own = np.array(tape.inputs, np.int64) < leaves
-    member = tables.axes.member[:len(tape.inputs)]
-    axes: dict[str, int] = {}
-    for group in np.flatnonzero(np.bincount(tables.axes.group[member[member > 0]])).tolist():
-        here = (member > 0) & (tables.axes.group[member] == group)
-        count = np.count_nonzero(np.bincount(member[here]))
-        axis = (f"batch axis: {count:,} alike summands, each with {(here & own).sum() // count:,} leaves and "
-                f"{(here & ~own).sum() // count:,} constants of its own")
-        axes[axis] = axes.get(axis, 0) + 1
-    lines = [axis if many == 1 else f"{axis}, {many} times" for axis, many in axes.items()]
-    if lines:
-        lines.append(f"shared: {((member == 0) & own).sum():,} leaves and {((member == 0) & ~own).sum():,} constants")
-    blocks = sorted(tables.dense.items(), key=lambda item: -int(np.prod(item[0])) * item[1])
-    if blocks:
-        lines.append("dense blocks: " + ", ".join(f"{many} of {rows} × {length} over {over}" if many > 1 else
-                                                  f"{rows} × {length} over {over}"
-                                                  for (rows, length, over), many in blocks[:8])
-                     + (f" and {len(blocks) - 8} smaller kinds" if len(blocks) > 8 else ""))
-    lines.append(f"operations: {tables.work['runs']:,} over runs, {tables.work['gathered']:,} with gathered operands, "
-                 f"{tables.work['one by one']:,} one by one, fewer than a vector of them being alike")
-    return lines
+        return Summary(self.values, len(self.leaves), len(self._constants), self._forward.program, self._backward.program)

@@ -31,9 +31,7 @@ from jitgrad.ledger import (
     Ledger,
     current,
     hand_down,
-    know_values,
     successor,
-    topological,
 )
 from jitgrad.rules import derivative as derivative
 from jitgrad.rules import reference as reference
@@ -202,10 +200,6 @@ class Value:
         """Add d(self)/d(v) to v.grad for every Value v this one depends on, starting from self.grad = 1."""
         hand_down(self)
 
-    def _topological(self) -> list[Value]:
-        """Every Value below this one, operands first."""
-        return topological([self])
-
 
 _OPERANDS = (Value, *_NUMBERS)
 
@@ -261,7 +255,6 @@ class Computed(Value):
     def _args(self) -> tuple[Any, ...]:  # type: ignore[override]
         ledger, rule = self._ledger, self._rule
         shown = rule in (_ADD, _MUL)     # micrograd makes a leaf of a number beside + and *, and so a node of its graph
-        know_values([ledger], Computed)
         return tuple(self._operand(ledger, i, shown) for i in ledger.operands(self._index))
 
     @classmethod
@@ -274,7 +267,7 @@ class Computed(Value):
     @classmethod
     def _operand(cls, ledger: Ledger, i: int, shown: bool) -> Any:
         """The Value of an entry, the same at each call; a number as it is, or as a leaf where it is `shown`."""
-        values: dict[int, Any] = ledger.values or {}
+        values = ledger.known(cls)
         v = values.get(i)
         if v is None and ledger.ops[i] == GIVEN:
             if not shown:

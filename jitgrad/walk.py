@@ -113,8 +113,8 @@ class Walk:
     """A graph as arrays: every Value below the roots once.
 
     parts, outside: as `parts_of` answers; instead: by ledger, the Values that stand for entries of plain numbers.
-    leaves: in the order in which arithmetic first used them, ledger by ledger, the oldest first; numbers: those beside
-    + and *, which are data as leaves are; size: how many Values there are.
+    leaves: in the order in which arithmetic first used them, ledger by ledger, the oldest first; last those that none did;
+    numbers: those beside + and *, which are data as leaves are; size: how many Values there are.
     """
 
     def __init__(self, roots: Sequence[Place], parts: Sequence[Part], outside: Iterable[Any],
@@ -183,9 +183,10 @@ class Walk:
         (reals, real), (truths, truth) = (np.unique(bits[kind], return_inverse=True) for kind in (~conditions, conditions))
         node = np.empty(len(listed), np.int32)
         node[~conditions], node[conditions] = real + self.size, truth + self.size + len(reals)
-        ends = np.cumsum([len(entries) for entries in self._fixed])[:-1]
-        for part, entries, nodes in zip(self._parts, self._fixed, np.split(node, ends), strict=True):
-            self._nodes[part.ledger][entries] = nodes
+        first = 0
+        for part, entries in zip(self._parts, self._fixed, strict=True):
+            self._nodes[part.ledger][entries] = node[first:first + len(entries)]
+            first += len(entries)
         return (np.concatenate((reals, truths)).view(np.float64),
                 np.arange(len(reals) + len(truths)) >= len(reals))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 import jitgrad as jg
-from jitgrad import Value, errors, nn
+from jitgrad import Value, errors, ledger, nn, soundness
 
 DEVICES = ["cpu", "interpret", "jax"]
 
@@ -167,6 +168,106 @@ def test_random_loops_unrolled_by_hand(seed: int, examples: int, width: int) -> 
     program = jg.compile(root)
     assert program.backward() == pytest.approx(value, rel=1e-13, abs=1e-15)
     assert [v.grad for v in leaves] == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+# Ledgers: how many there are, and where they end, is nobody's business.
+
+
+@pytest.fixture(params=[7, 40, 10**5])
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Ledgers that are full after so many entries, at most as many as there are."""
+    size: int = min(request.param, ledger.LIMIT)
+    ledger.current().close()
+    monkeypatch.setattr(ledger, "_INDICES", list(range(size)))
+    monkeypatch.setattr(ledger, "LIMIT", size)
+    return size
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_expression_wherever_its_ledgers_end(seed: int, small: int) -> None:
+    """Roots in the middle and at the end of a tangle, numbers everywhere, parts that no root needs."""
+    draw = random.Random(seed)
+    leaves = [Value(draw.uniform(0.5, 1.5)) for _ in range(8)]
+    made: list[Any] = list(leaves)
+    for _ in range(120):
+        a, b = draw.choice(made), draw.choice(made[-10:])
+        made.append(draw.choice([
+            lambda a, b: a * 0.5 + b * 0.5, lambda a, b: (a - b).tanh(), lambda a, b: (a * a + 1)**-0.5,
+            lambda a, b: jg.where((a < b) & (b < 3), a, b * 0.25), lambda a, b: jg.minimum(a / (b * b + 1), 2.0),
+            lambda a, b: jg.where(a <= 1.0, True, b < 1.0) * a, lambda a, b: a.relu() + 0.1])(a, b))
+    roots = [made[60], made[-1], made[60]]
+    values = [root._number() for root in roots]
+    expected = eager_gradient(sum(roots), leaves)
+    program = jg.compile(roots)
+    used = [id(leaf) for leaf in program.leaves]
+    assert len(set(used)) == len(used)
+    for leaf in leaves:
+        leaf.grad = 0
+    assert program.backward() == pytest.approx(values, rel=1e-13)
+    assert [leaf.grad for leaf in leaves] == pytest.approx(expected, rel=1e-11, abs=1e-12)
+
+
+def test_leaves_are_in_the_order_of_their_first_use() -> None:
+    x = [Value(float(k)) for k in range(6)]
+    inner = x[3] * x[1] + x[5]
+    for _ in range(2):
+        program = jg.compile((inner * x[0] + x[3]) * 2)
+        assert [x.index(v) for v in program.leaves] == [3, 1, 5, 0]
+        assert [x.index(v) for v in jg.compile(inner).leaves] == [3, 1, 5]
+        assert program.run([2.0, 3.0, 4.0, 5.0])[0] == (10 * 5 + 2) * 2
+
+
+def test_leaves_made_by_hand_and_roots_that_are_leaves() -> None:
+    x, y = Value(2.0), Value(3.0)
+    product = x * y
+    made = Value(7.0, (product, x), "made")                    # hands nothing on: it is read, as every leaf is
+    program = jg.compile(made * y + 1)
+    made.data = 10.0
+    assert program.backward() == 31.0
+    assert (made.grad, x.grad, y.grad) == (3.0, 0.0, 10.0)
+    chain: Any = made
+    for _ in range(2_000):
+        chain = Value(1.0, (chain, chain), "made")             # each twice: seen once
+    assert jg.compile(chain).backward() == 1.0
+    assert (chain.grad, made.grad) == (1, 0.0)
+    assert jg.compile([x, x * 2]).backward() == [2.0, 4.0]
+    assert x.grad == 3.0
+    assert jg.compile(x).backward() == 2.0
+
+
+def test_numbers_that_operations_take_are_told_apart_by_their_bits() -> None:
+    x = Value(4.0)
+    root = (jg.maximum(x * 0, 0.0) + jg.maximum(x * 0, -0.0) + x**0.5 + x**-1 + x**2 + x**2.0 + jg.where(x < 5, x, math.nan)
+            + jg.where(x < 5, True, False))
+    program = jg.compile(root)
+    constants = program._flat.payload[program._flat.of("constant")]
+    assert len(constants) < 12
+    assert program.backward() == root.data
+    copysigns = [jg.compile(jg.where(x < 5, zero, x)).forward() for zero in (0.0, -0.0)]
+    assert [math.copysign(1, c) for c in copysigns] == [1, -1]
+
+
+def test_a_million_values_are_read_without_making_one() -> None:
+    """16 ledgers or more; functions are called for their leaves and imports alone, 1,000 in each."""
+    x = [Value(0.5 + k / 1000) for k in range(1000)]
+    total: Any = x[0]
+    for k in range(200_000):
+        total = (total * x[k % 1000] + 0.001) * 0.999
+    calls = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        walk = soundness.examine([total]).walk()
+        flat = walk.flat(np.arange(len(walk.leaves)))
+    finally:
+        sys.setprofile(before)
+    assert walk.size == 1000 + 5 * 200_000
+    assert len(flat.code) == walk.size + 1
+    assert calls < 30_000
 
 
 def test_bad_input_is_named() -> None:

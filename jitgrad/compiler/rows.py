@@ -32,8 +32,9 @@ class RowTables:
     """What the machine reads, and what was found on the way.
 
     inputs: of each place from 0 on, which input of the tape lies there; constants: (first place, how many, the number);
-    work: how many operations run over "runs", have "gathered" operands, or are done "one by one", since an instruction has
-    fewer than a vector of them; dense: (runs of sums, elements of a sum, sums in a run) -> how many such blocks.
+    By instruction, and of all: work: how many operations run over "runs", have "gathered" operands, or are done "one by
+    one", since an instruction has fewer than a vector of them; dense: (runs of sums, elements of a sum, sums in a run) ->
+    how many such blocks.
     """
 
     size: int
@@ -43,8 +44,16 @@ class RowTables:
     operands: Rows
     results: npt.NDArray[np.int64]
     axes: Axes
-    work: Counter[str]
-    dense: Counter[tuple[int, int, int]]
+    work_of: list[Counter[str]]
+    dense_of: list[Counter[tuple[int, int, int]]]
+
+    @property
+    def work(self) -> Counter[str]:
+        return sum(self.work_of, Counter())
+
+    @property
+    def dense(self) -> Counter[tuple[int, int, int]]:
+        return sum(self.dense_of, Counter())
 
 
 def tabulate_rows(tape: Tape, results: Rows, lanes: int) -> RowTables:
@@ -58,8 +67,8 @@ class _Tabulation:
         self.lines: list[tuple[int, ...]] = []
         self.parts: list[Rows] = []
         self.length = 0
-        self.work: Counter[str] = Counter()
-        self.dense: Counter[tuple[int, int, int]] = Counter()
+        self.work_of: list[Counter[str]] = []
+        self.dense_of: list[Counter[tuple[int, int, int]]] = []
         self.exact = len(tape.instructions) if tape.derivatives is None else tape.derivatives
         # The two factors of each row: of an absorbed product its own, of any other itself and the number 1, beyond the tape.
         self.one = tape.size
@@ -80,6 +89,8 @@ class _Tabulation:
         self.runs: dict[int, int] = {}
         self.scratch = [self._claim(self.widest) for _ in range(max((len(i.args) for i in tape.instructions), default=0))]
         for number, i in enumerate(tape.instructions):
+            self.work_of.append(Counter())
+            self.dense_of.append(Counter())
             if i.segments is None:
                 self._elementwise(i)
             elif i.op is OPS["sum"]:
@@ -90,7 +101,7 @@ class _Tabulation:
         self.tables = RowTables(
             self.next + lanes, self.inputs, self.constants, np.array(self.lines, np.int64).reshape(-1, FIELDS),
             np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32), self.place[results].astype(np.int64),
-            self.axes, self.work, self.dense)
+            self.axes, self.work_of, self.dense_of)
 
     def _absorb(self, results: Rows) -> Mask:
         """Find the products that only a sum reads, once."""
@@ -178,9 +189,9 @@ class _Tabulation:
     def _line(self, kind: int, out: int, n: int, a: int, b: int = 0, c: int = 0) -> None:
         self.lines.append((kind, out, n, a, b, c))
         if kind in (DOT, PAIR, REDUCE, LISTS, FEW):
-            self.work["gathered" if kind == LISTS else "one by one" if kind == FEW else "runs"] += n * b
+            self.work_of[-1]["gathered" if kind == LISTS else "one by one" if kind == FEW else "runs"] += n * b
         elif kind == TAKE:
-            self.work["one by one"] += n
+            self.work_of[-1]["one by one"] += n
 
     def _padded(self, places: Rows) -> Rows:
         """Filled up to whole vectors along the last axis, with the last place."""
@@ -202,10 +213,10 @@ class _Tabulation:
         gathered = max(many for _, many in brought)
         self._line(CODE[i.op], self._place(kept + i.lo), len(kept), *(place for place, _ in brought))
         if len(kept) < self.lanes:
-            self.work["one by one"] += len(kept)
+            self.work_of[-1]["one by one"] += len(kept)
         else:
-            self.work["gathered"] += gathered
-            self.work["runs"] += len(kept) - gathered
+            self.work_of[-1]["gathered"] += gathered
+            self.work_of[-1]["runs"] += len(kept) - gathered
 
     def _operand(self, rows: Rows, scratch: int) -> tuple[int, int]:
         """Where an operand's numbers lie side by side, brought together in `scratch` if need be; how many were gathered."""
@@ -262,7 +273,7 @@ class _Tabulation:
                     if kind == DOT:
                         blocks[last - first, hi - lo] += 1
                 done = 1
-        self.dense.update((count, *block) for block, count in blocks.items())
+        self.dense_of[-1].update((count, *block) for block, count in blocks.items())
 
     def _rest(self, places: Rows, out: int, free: bool, done: int) -> None:
         """Sums whose factors are no runs of rows: runs within each list, where its order is free; the rest is gathered."""
