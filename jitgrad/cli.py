@@ -193,8 +193,7 @@ def train(
             _print_json({"ok": True, **training.as_json(), "files": files})
         else:
             _print_training(training, files)
-        if training.result.ended == "interrupted":
-            raise KeyboardInterrupt
+        _end_if_interrupted(training)
 
 
 @app.command()
@@ -216,6 +215,7 @@ def demo(
             dataset = load()
             training = recipes.run(dataset, replace(recipe, seed=seed, device=device))
             _print_training(training, training.write(out, prefix=f"{dataset.name}-"))
+            _end_if_interrupted(training)
 
 
 @app.command()
@@ -416,6 +416,12 @@ def _print_training(training: Training, files: list[str]) -> None:
     for file in files:
         typer.echo(f"wrote {file}")
     typer.echo()
+
+
+def _end_if_interrupted(training: Training) -> None:
+    """Ctrl-C gave what the training had reached, which has been reported; it ends the command all the same."""
+    if training.result.ended == "interrupted":
+        raise KeyboardInterrupt
 
 
 def _print_json(record: dict[str, Any]) -> None:

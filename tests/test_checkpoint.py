@@ -347,7 +347,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
     """Kill a training at random moments, until `kills` have hit it; it must end as one that ran alone. Returns the hits."""
-    draw, epochs = random.Random(seed), 250
+    draw, epochs = random.Random(seed), 120
     finish(start(epochs, folder / "alone"))
     expected, what = jg.load(folder / "alone.end")
     hits = 0
@@ -356,7 +356,7 @@ def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
         process = start(epochs, path)
         assert process.stdout is not None
         process.stdout.readline()
-        wait = draw.uniform(0.0, 0.5)
+        wait = draw.uniform(0.0, 0.25)
         began = time.monotonic()
         # From the first checkpoint on, or, one time in four, from the very beginning.
         while number % 4 and not path.exists() and process.poll() is None and time.monotonic() - began < 60:
