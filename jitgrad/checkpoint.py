@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import secrets
@@ -203,6 +204,13 @@ def _read(path: str) -> tuple[Tensors, str]:
         raise CheckpointError(explain("This safetensors file was not written by jitgrad.", path,
                                       "Read it with safetensors.numpy.load_file, which returns its arrays by name."))
     return tensors, metadata["jitgrad"]
+
+
+def discard_partial(path: Path) -> None:
+    """Remove what processes that were killed while they wrote this file have left beside it."""
+    for partial in glob.glob(f"{glob.escape(os.fspath(path))}.{'[0-9a-f]' * 8}.partial"):
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
 
 
 def _replace(path: str, content: bytes) -> None:

@@ -52,6 +52,14 @@ class Activation(StrEnum):
     RELU = "relu"
 
 
+class Schedule(StrEnum):
+    """How the learning rate changes."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    STEP = "step"
+
+
 class Dtype(StrEnum):
     """Of parameters and inputs."""
 
@@ -63,7 +71,9 @@ DeviceOption = Annotated[
     str, typer.Option(envvar="JITGRAD_DEVICE", help="auto, cpu, cuda, interpret or jax; see `jitgrad devices`.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Decides initial parameters and minibatches, not the split.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="Decides initial parameters, minibatches and validation, not what is held out.")
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,6 +122,24 @@ def train(
         int | None, typer.Option(min=1, help="Examples per step. Default: 50 for moons, else 64.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Adam's.")] = 1e-2,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Of the learning rate. cosine: falls to 0 over all epochs, after a warm-up over their "
+                                    "first twentieth; step: a tenth after every third of the epochs.")
+    ] = Schedule.CONSTANT,
+    validation: Annotated[
+        float, typer.Option(min=0.0, max=0.9, metavar="FRACTION",
+                            help="Measure so much of the training examples after each epoch instead of training on it.")
+    ] = 0.0,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="End after so many epochs in a row without a lower validation loss (without "
+                                             "--validation: loss), and keep the best.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the training to this safetensors file after each epoch.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from --checkpoint, if there is such a file, as if never stopped.")
+    ] = False,
     seed: SeedOption = 0,
     dtype: Annotated[Dtype, typer.Option(help="Of parameters and inputs.")] = Dtype.FLOAT32,
     device: DeviceOption = "auto",
@@ -146,20 +174,26 @@ def train(
             epochs=base.epochs if epochs is None else epochs,
             batch_size=base.batch_size if batch_size is None else batch_size,
             learning_rate=learning_rate,
+            schedule=schedule.value,
+            validation=validation,
+            patience=patience,
             seed=seed,
             dtype=dtype.value,
             device=device,
         )
+        if resume and checkpoint is None:
+            raise typer.BadParameter("--resume needs --checkpoint FILE, what to go on from.")
         dataset = _dataset(target, column, features, delimiter, recipe)
         if out is not None:
             # Before the training, so that an unusable folder costs no time.
             os.makedirs(out, exist_ok=True)
-        training = recipes.run(dataset, recipe, progress=False if as_json else None)
+        training = recipes.run(dataset, recipe, progress=False if as_json else None, checkpoint=checkpoint, resume=resume)
         files = training.write(out) if out is not None else []
         if as_json:
             _print_json({"ok": True, **training.as_json(), "files": files})
         else:
             _print_training(training, files)
+        _end_if_interrupted(training)
 
 
 @app.command()
@@ -181,6 +215,7 @@ def demo(
             dataset = load()
             training = recipes.run(dataset, replace(recipe, seed=seed, device=device))
             _print_training(training, training.write(out, prefix=f"{dataset.name}-"))
+            _end_if_interrupted(training)
 
 
 @app.command()
@@ -354,15 +389,23 @@ def _print_training(training: Training, files: list[str]) -> None:
         f"[bold]{dataset.name}[/bold]: {len(dataset.train[1])} training and {len(dataset.test[1])} held-out examples, "
         f"{'-'.join(map(str, training.layers))} network, {training.loss}, {training.recipe.dtype}"
     )
-    table = Table("epoch", "loss", "examples/s", box=None, pad_edge=False)
+    measured = [] if not result.validation_losses else ["validation", *result.history[0].metrics]
+    table = Table("epoch", "loss", *measured, "examples/s", box=None, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
     last = len(result.history)
-    shown = sorted({1, last} | {round(last * part / 10) for part in range(1, 10)} - {0})
+    shown = sorted({1, last, result.epoch} | {round(last * part / 10) for part in range(1, 10)} - {0}) if last else []
     for number in shown:
         epoch = result.history[number - 1]
-        table.add_row(str(number), f"{epoch.loss:.5f}", f"{epoch.examples_per_second:,.0f}")
+        after = [] if epoch.validation_loss is None else [f"{epoch.validation_loss:.5f}",
+                                                          *(f"{metric:.4f}" for metric in epoch.metrics.values())]
+        table.add_row(str(number), f"{epoch.loss:.5f}", *after, f"{epoch.examples_per_second:,.0f}")
     console.print(table)
+    if result.resumed:
+        console.print(f"went on from epoch {result.resumed} of the checkpoint")
+    if result.ended == "patience":
+        console.print(f"ended after {training.recipe.patience} epochs without a better one than epoch {result.epoch}, whose "
+                      f"parameters are kept")
     for name, metric in training.metrics.items():
         text = f"{metric:.1%}" if name.endswith("accuracy") else f"{metric:.4g}"
         console.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {text}")
@@ -373,6 +416,12 @@ def _print_training(training: Training, files: list[str]) -> None:
     for file in files:
         typer.echo(f"wrote {file}")
     typer.echo()
+
+
+def _end_if_interrupted(training: Training) -> None:
+    """Ctrl-C gave what the training had reached, which has been reported; it ends the command all the same."""
+    if training.result.ended == "interrupted":
+        raise KeyboardInterrupt
 
 
 def _print_json(record: dict[str, Any]) -> None:

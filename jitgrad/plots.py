@@ -27,7 +27,7 @@ _BLUE, _ORANGE = "#2f6db3", "#d9822b"
 def loss_curve(history: Sequence[Epoch] | Sequence[float], path: Path, title: str = "Training loss") -> None:
     """Write a picture of the loss per epoch.
 
-    history: `FitResult.history`, or the losses themselves; the first is epoch 1
+    history: `FitResult.history`, or the losses themselves; the first is epoch 1. A validation loss is drawn beside it
     path: the file to write; its ending (.png, .svg, .pdf) decides the format
     raises: ArgumentError for an empty history or an unknown format
     """
@@ -39,6 +39,12 @@ def loss_curve(history: Sequence[Epoch] | Sequence[float], path: Path, title: st
     axes.plot(np.arange(1, len(losses) + 1), losses, color=_BLUE, linewidth=2.0, marker=marker, markersize=4)
     if losses.min() > 0 and losses.max() > 10 * losses.min():
         axes.set_yscale("log")
+    validation = np.array([np.nan if (found := getattr(epoch, "validation_loss", None)) is None else found
+                           for epoch in history], dtype=np.float64)
+    if not np.isnan(validation).all():
+        axes.plot(np.arange(1, len(losses) + 1), validation, color=_ORANGE, linewidth=2.0, label="validation")
+        axes.lines[0].set_label("training")
+        axes.legend()
     axes.margins(x=0.02)
     axes.annotate(
         f"{losses[-1]:.4g}", (1.0, losses[-1]), xycoords=("axes fraction", "data"), xytext=(5, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import losses, optim, plots
+from jitgrad import metrics as measures
 from jitgrad.api import jit
 from jitgrad.data import Dataset
 from jitgrad.errors import ArgumentError, explain
@@ -26,6 +28,7 @@ Params = dict[str, Array]
 
 CLASS_LOSSES = ("hinge", "binary_cross_entropy", "cross_entropy")
 NUMBER_LOSSES = ("mse", "huber")
+SCHEDULES = ("constant", "cosine", "step")
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,23 @@ class Recipe:
     hidden: widths of the hidden layers; () is a linear model
     activation: "tanh" or "relu"
     dtype: of parameters and inputs, "float32" or "float64"
+    schedule: of the learning rate, from SCHEDULES: "cosine" falls to 0 over all epochs, after a warm-up over their first
+        twentieth; "step" takes a tenth after every third of the epochs
     batch_size: None for all examples in every step
-    seed: decides initial parameters and the order of the minibatches
+    validation: the fraction of the training examples that is measured after each epoch instead, 0 for none
+    patience: end after so many epochs in a row without a new best one, whose parameters are taken; None: never
+    seed: decides initial parameters, which examples validate, and the order of the minibatches
     """
 
     loss: str = "auto"
     hidden: tuple[int, ...] = (32, 16)
     activation: str = "tanh"
     learning_rate: float = 1e-2
+    schedule: str = "constant"
     epochs: int = 50
     batch_size: int | None = 64
+    validation: float = 0.0
+    patience: int | None = None
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
@@ -88,12 +98,19 @@ class Training:
             "layers": list(self.layers),
             "activation": recipe.activation,
             "loss": self.loss,
-            "optimizer": repr(optim.adam(recipe.learning_rate)),
+            "optimizer": repr(_optimizer(recipe, len(data.train[1]))),
             "batch_size": recipe.batch_size,
+            "validation": recipe.validation,
+            "patience": recipe.patience,
             "seed": recipe.seed,
             "dtype": recipe.dtype,
             "device": recipe.device,
-            "history": [epoch._asdict() for epoch in result.history],
+            "history": [{**epoch._asdict(), "metrics": {name: metric if math.isfinite(metric) else None
+                                                        for name, metric in epoch.metrics.items()}}
+                        for epoch in result.history],
+            "epoch": result.epoch,
+            "ended": result.ended,
+            "resumed": result.resumed,
             "metrics": self.metrics,
             "seconds": result.seconds,
             "examples_per_second": result.examples_per_second,
@@ -108,7 +125,8 @@ class Training:
             names.append(os.path.join(folder, prefix + ending))
             return names[-1]
 
-        plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
+        if self.result.history:
+            plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
         if len(self.dataset.features) == 2 and len(self.dataset.classes) == 2:
             self._write_boundary(name("boundary.png"))
         params = io.BytesIO()
@@ -138,9 +156,11 @@ class Training:
         )
 
 
-def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None) -> Training:
+def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoint: str | None = None,
+        resume: bool = False) -> Training:
     """Train `recipe` on `dataset` and measure it on the held-out examples.
 
+    checkpoint, resume: as in `fit`
     raises: ArgumentError for a loss that does not fit the targets; whatever `fit` raises
     """
     loss = _loss_for(dataset, recipe.loss)
@@ -155,15 +175,21 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None) -> Train
         return loss_function(outputs if loss == "cross_entropy" else outputs[0], y)
 
     inputs, targets = dataset.train
+    measure = measures.accuracy if dataset.classes else measures.r2
     result = fit(
         objective,
         initial_parameters(layers, recipe.seed, dtype),
         (inputs.astype(dtype), _targets_for(loss, targets, dtype)),
-        optimizer=optim.adam(recipe.learning_rate),
+        optimizer=_optimizer(recipe, len(targets)),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         device=recipe.device,
+        validation=recipe.validation or None,
+        metrics={measure.__name__: measure(scores, device=recipe.device)} if recipe.validation else None,
+        patience=recipe.patience,
+        checkpoint=checkpoint,
+        resume=resume,
         progress=progress,
     )
     forward = jit(lambda params, x: list(scores(params, x)), in_axes=(None, 0), reduce=None, device=recipe.device)
@@ -176,6 +202,20 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None) -> Train
     if len(dataset.test[1]):
         metrics |= _metrics(dataset, "test", predict)
     return Training(dataset, recipe, loss, layers, result, metrics, predict)
+
+
+def _optimizer(recipe: Recipe, examples: int) -> optim.Optimizer:
+    """Adam with the recipe's schedule, stretched over a training on so many examples, those that validate included."""
+    trained = examples - round(recipe.validation * examples)
+    by_epoch = -(-trained // min(recipe.batch_size or trained, trained))
+    rate, steps = recipe.learning_rate, recipe.epochs * by_epoch
+    if recipe.schedule not in SCHEDULES:
+        raise ArgumentError(explain("There is no such schedule.", f"schedule={recipe.schedule!r}",
+                                    f"Choose from: {', '.join(SCHEDULES)}."))
+    if recipe.schedule == "constant":
+        return optim.adam(rate)
+    return optim.adam(optim.cosine(rate, steps=steps, warmup=steps // 20) if recipe.schedule == "cosine"
+                      else optim.step_decay(rate, every=-(-recipe.epochs // 3) * by_epoch))
 
 
 def initial_parameters(layers: tuple[int, ...], seed: int, dtype: npt.DTypeLike) -> Params:
@@ -237,10 +277,8 @@ def _metrics(dataset: Dataset, part: str, predict: Callable[[Array], Array]) -> 
     inputs, targets = dataset.train if part == "train" else dataset.test
     outputs = predict(inputs)
     if dataset.classes:
-        found = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
-        return {f"{part}_accuracy": float(np.mean(found == _class_indices(targets)))}
-    squared = float(np.mean((outputs[:, 0].astype(np.float64) - targets) ** 2))
-    metrics = {f"{part}_rmse": float(np.sqrt(squared)) * dataset.target_std}
-    if (variance := float(targets.var())) > 0.0:
-        metrics[f"{part}_r2"] = 1.0 - squared / variance
+        return {f"{part}_accuracy": measures.accuracy_of(outputs, targets)}
+    metrics = {f"{part}_rmse": measures.rmse_of(outputs[:, 0], targets) * dataset.target_std}
+    if targets.var() > 0.0:
+        metrics[f"{part}_r2"] = measures.r2_of(outputs[:, 0], targets)
     return metrics

@@ -30,6 +30,7 @@ class TrainingFile:
         if os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.fspath(path)) or "."):
             raise ArgumentError(explain("A checkpoint is a file in a folder that exists.", f"checkpoint={os.fspath(path)!r}",
                                         "Make its folder first."))
+        checkpoint.discard_partial(path)
 
     def write(self, trainer: Trainer, best: Moment | None, generator: np.random.Generator, history: Sequence[Epoch]) -> None:
         """Write the training as it stands at an epoch's end, where its file holds an earlier one or nothing."""

@@ -310,6 +310,14 @@ def test_a_checkpoint_that_describes_no_training_is_refused(change: Any, tmp_pat
         jg.fit(model, parameters(), examples(9), **options, resume=True)
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path):
+    options: dict[str, Any] = {"epochs": 2, "progress": False, "device": "interpret", "checkpoint": tmp_path / "run[1]"}
+    for name in ("run[1].0123abcd.partial", "run[1].mine.partial", "run1.0123abcd.partial"):
+        (tmp_path / name).write_text("half")
+    jg.fit(model, parameters(), examples(9), **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"run[1]", "run[1].mine.partial", "run1.0123abcd.partial"}
+
+
 # --- kill -9 ---------------------------------------------------------------------------------------------------------------
 
 TRAINING = textwrap.dedent("""
@@ -339,7 +347,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
     """Kill a training at random moments, until `kills` have hit it; it must end as one that ran alone. Returns the hits."""
-    draw, epochs = random.Random(seed), 250
+    draw, epochs = random.Random(seed), 120
     finish(start(epochs, folder / "alone"))
     expected, what = jg.load(folder / "alone.end")
     hits = 0
@@ -348,7 +356,7 @@ def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
         process = start(epochs, path)
         assert process.stdout is not None
         process.stdout.readline()
-        wait = draw.uniform(0.0, 0.5)
+        wait = draw.uniform(0.0, 0.25)
         began = time.monotonic()
         # From the first checkpoint on, or, one time in four, from the very beginning.
         while number % 4 and not path.exists() and process.poll() is None and time.monotonic() - began < 60:
@@ -358,6 +366,7 @@ def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
         process.communicate()
         hits += process.returncode == -signal.SIGKILL and path.exists()
         finish(start(epochs, path))
+        assert not list(folder.glob("*.partial"))
         found, how = jg.load(f"{path}.end")
         assert how["losses"] == what["losses"]
         for name, array in expected.items():

@@ -94,6 +94,9 @@ def test_devices_lists_each_backend_with_its_reason_and_autos_rule():
         ("train", "moons", "--epochs", "0"),
         ("train", "moons", "--epochs", "many"),
         ("train", "moons", "--batch-size", "0"),
+        ("train", "moons", "--validation", "1"),
+        ("train", "moons", "--patience", "0"),
+        ("train", "moons", "--schedule", "linear"),
         ("train", "moons", "--loss", "perceptron"),
         ("train", "moons", "--hidden", "16,x"),
         ("train", "moons", "--hidden", "0"),
@@ -257,6 +260,54 @@ def test_an_interrupt_exits_with_130_and_writes_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr("jitgrad.recipes.fit", interrupt)
     assert "Interrupted" in run("train", "moons", "--out", "out", status=130).stderr
     assert list(Path("out").iterdir()) == []
+
+
+def test_an_interrupted_training_is_reported_and_exits_with_130(monkeypatch: pytest.MonkeyPatch):
+    from jitgrad import problem
+
+    def interrupt(self: Any, params: Any, epoch: int) -> Any:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return 0.5, {"accuracy": 0.5}
+
+    monkeypatch.setattr(problem.Evaluation, "of", interrupt)
+    args = ("train", "moons", "--device", "interpret", "--epochs", "9", "--validation", "0.2", "--out", "out")
+    result = run(*args, status=130)
+    assert "Interrupted" in result.stderr
+    assert re.search(r"^ +2 +\d\.\d+ +0\.50000 +0\.5000 ", result.stdout, re.MULTILINE)
+    assert len(json.loads(Path("out/result.json").read_text())["history"]) == 2
+    record = json.loads(run(*args[:-2], "--json", status=130).stdout)
+    assert record["ended"] == "interrupted"
+
+
+def test_training_options_reach_the_training():
+    options = ("--validation", "0.25", "--schedule", "cosine", "--patience", "1", "--learning-rate", "0.3")
+    record = json.loads(run("train", "moons", "--device", "interpret", "--epochs", "40", *options, "--json").stdout)
+    assert "cosine(0.3, steps=480, warmup=24" in record["optimizer"]  # 600 of the 800 examples, 50 a step
+    assert (record["validation"], record["patience"], record["ended"]) == (0.25, 1, "patience")
+    losses = [epoch["validation_loss"] for epoch in record["history"]]
+    assert record["epoch"] == len(losses) - 1
+    assert min(losses) == losses[-2]
+    assert 0.5 < record["history"][0]["metrics"]["accuracy"] <= 1.0
+    text = run("train", "moons", "--device", "interpret", "--epochs", "40", *options).stdout
+    assert "ended after 1 epochs without a better one" in text
+    record = json.loads(run("train", "moons", *QUICK, "--schedule", "step", "--json").stdout)
+    assert "step_decay(0.01, every=16, factor=0.1)" in record["optimizer"]
+
+
+def test_a_training_goes_on_from_its_checkpoint():
+    args = ("train", "moons", "--device", "interpret", "--json", "--epochs")
+    whole = json.loads(run(*args, "5").stdout)
+    first = json.loads(run(*args, "2", "--checkpoint", "run.safetensors", "--resume").stdout)
+    rest = json.loads(run(*args, "5", "--checkpoint", "run.safetensors", "--resume").stdout)
+    assert (first["resumed"], rest["resumed"]) == (0, 2)
+    assert [e["loss"] for e in rest["history"]] == [e["loss"] for e in whole["history"]]
+    assert rest["metrics"] == whole["metrics"]
+    other = run("train", "moons", *QUICK, "--checkpoint", "run.safetensors", "--resume", "--seed", "3", status=1)
+    assert "seed: 0 in the file, 3 here" in other.stderr
+    Path("run.safetensors").write_text("torn")
+    assert "CheckpointError" in run(*args, "5", "--checkpoint", "run.safetensors", "--resume", status=1).stdout
+    run("train", "moons", "--resume", status=2)
 
 
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

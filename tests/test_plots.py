@@ -39,6 +39,15 @@ def test_a_loss_curve_is_a_picture(tmp_path: Path):
     assert heights == sorted(heights)  # and falls (row 0 is the top)
 
 
+def test_a_validation_loss_is_drawn_beside_the_loss(tmp_path: Path):
+    history = [Epoch(k, 1.0 / k, 0.1, 10.0, 1.5 / k) for k in range(1, 50)]
+    plots.loss_curve(history, tmp_path / "both.png")
+    plots.loss_curve([epoch._replace(validation_loss=None) for epoch in history], tmp_path / "one.png")
+    orange = [(picture[..., 0] - picture[..., 2] > 0.3).sum() for picture in map(pixels, tmp_path.glob("*.png"))]
+    assert min(orange) == 0
+    assert max(orange) > 200
+
+
 def test_a_history_may_be_losses_alone_and_of_any_sign(tmp_path: Path):
     for name, losses in [("one", [1.0]), ("negative", [0.5, -0.5, -2.0]), ("zero", [1.0, 0.0])]:
         plots.loss_curve(losses, tmp_path / f"{name}.png")

@@ -441,6 +441,17 @@ def test_ready_made_metrics():
     assert np.isnan(jg.metrics.r2(lambda p, x: p @ x, device="interpret")(np.zeros(2), X, np.ones(23)))
 
 
+def test_every_device_takes_the_same_minibatches_and_measures_the_same():
+    options = {"batch_size": 5, "epochs": 4, "validation": 0.25, "patience": 3, "l2": 0.01, "class_weight": "balanced",
+               "optimizer": optim.adam(optim.cosine(0.1, steps=16))}
+    found = {device: quick(data=(X, (Y > 0).astype(float)), device=device, **options)
+             for device in ("interpret", "cpu", "jax")}
+    for device in ("cpu", "jax"):
+        np.testing.assert_allclose(found[device].losses, found["interpret"].losses, rtol=1e-12)
+        np.testing.assert_allclose(found[device].validation_losses, found["interpret"].validation_losses, rtol=1e-12)
+        np.testing.assert_allclose(found[device].params["w"], found["interpret"].params["w"], rtol=1e-11)
+
+
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_ends_the_training_and_returns_the_best_epoch(patience: int):
     scripted = [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 2.1, 1.0]  # equal is not better
