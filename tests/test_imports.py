@@ -24,14 +24,14 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
+    ["functions", "losses", "nn", "api", "calls", "device_calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-MACHINE_CODE = ["cpu", "cuda", "native", "rows", "sweep"]
+MACHINE_CODE = ["cpu", "cuda", "cuda_copies", "cuda_memory", "native", "rows", "sweep"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax"],
