@@ -81,7 +81,7 @@ class Transformed:
         bound = self._bind(self._positional(args, kwargs))
         with collecting_later():
             recorded = self._record(bound)
-            name, kernel = self._kernel(recorded, bound.n or 1)
+            name, kernel = self._kernel(recorded, bound)
         return Lowered(recorded.program, name, kernel)
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -116,8 +116,11 @@ class Transformed:
         """The call of these arguments: everything that depends only on their structure, shapes and dtypes."""
         bound = self._bind(args)
         recorded = self._record(bound)
-        _, kernel = self._kernel(recorded, bound.n or 1)
-        return Call(recorded, kernel, bound, self.reduce)
+        _, kernel = self._kernel(recorded, bound)
+        if bound.on is None:
+            return Call(recorded, kernel, bound, self.reduce)
+        from jitgrad.device_calls import DeviceCall
+        return DeviceCall(recorded, kernel, bound, self.reduce, to_host=self.returns == "batch")
 
     def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any], Any], Any]:
         call = self.prepare(*args)
@@ -220,8 +223,8 @@ class Transformed:
                     "Pass floating-point numbers (3.0 instead of 3), or leave it out of argnums."))
         return wrt
 
-    def _kernel(self, recorded: Recorded, n: int) -> tuple[str, backends.Kernel]:
-        name = backends.resolve(self.device, n * len(recorded.program.graph.nodes))
+    def _kernel(self, recorded: Recorded, bound: Bound) -> tuple[str, backends.Kernel]:
+        name = backends.resolve(self.device, (bound.n or 1) * len(recorded.program.graph.nodes), bound.on)
         with self._lock:
             kernel = recorded.kernels.get(name)
             if kernel is None:
@@ -240,7 +243,10 @@ def value_and_grad(fun: Callable[..., Any], argnums: Argnums = 0, in_axes: Any =
         a row an example); a pytree of these for the leaves of an argument. Default: `argnums` shared, the others
         batched on axis 0.
     reduce: "mean" or "sum" over the batch; None gives per-example values (n, …) and per-example gradients.
-    device: "auto", "cpu", "cuda", "interpret" or "jax"; JITGRAD_DEVICE stands in for "auto".
+    device: "auto", "cpu", "cuda" ("cuda:1" for the second GPU), "interpret" or "jax"; JITGRAD_DEVICE stands in for "auto".
+
+    Arguments may be arrays in a GPU's memory (CuPy, PyTorch, JAX, numba: whatever has the CUDA Array Interface or DLPack).
+    They are read where they lie, and the results stay on that GPU, as arrays of the first such argument's library.
 
     The result takes `out=`, arrays in the gradient's structure (of a jit, the result's) to write into instead of new
     ones: where a gradient has a row an example, fresh memory can cost more than the gradient.

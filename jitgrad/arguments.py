@@ -12,6 +12,7 @@ import numpy.typing as npt
 import optree
 
 from jitgrad import errors
+from jitgrad.backends.device_arrays import DeviceArray, borrow
 from jitgrad.compiler.program import Leaf
 from jitgrad.value import Value
 
@@ -56,8 +57,8 @@ def _register(cls: type) -> None:
 
 def key(leaves: Sequence[Any], structure: Any) -> Any:
     """What two calls must have in common to share their checks: structure, and each leaf's dtype and shape."""
-    return (structure, *[(leaf.dtype, leaf.shape) if leaf.__class__ is np.ndarray else leaf.__class__
-                         for leaf in leaves])
+    return (structure, *[(leaf.dtype, leaf.shape) if leaf.__class__ is np.ndarray else
+                         leaf.key if leaf.__class__ is DeviceArray else leaf.__class__ for leaf in leaves])
 
 
 def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:
@@ -77,11 +78,13 @@ def paths(structure: Any, names: Sequence[str]) -> list[str]:
     return [names[accessor.path[0]] + accessor[1:].codify("") for accessor in optree.treespec_accessors(structure)]
 
 
-def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any]:
-    """A leaf as an array of numbers (an eager Value as its data); raises DtypeError for anything else."""
+def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArray:
+    """A leaf as an array of numbers (an eager Value as its data), where it lies; raises DtypeError for anything else."""
     if isinstance(leaf, Value):
         leaf = leaf.data
-    array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+    array = leaf if isinstance(leaf, np.ndarray) else borrow(leaf)
+    if array is None:
+        array = np.asarray(leaf)
     if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
         raise errors.DtypeError(errors.explain(
             f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
@@ -154,6 +157,7 @@ class Bound:
         self.arrays = [as_array(leaf, lambda k=k: self.path(k)) for k, leaf in enumerate(given)]  # type: ignore[misc]
         self.weak = [isinstance(leaf, int | float | Value) and not isinstance(leaf, np.generic) for leaf in given]
         self.n = self._batch_size()
+        self.on = self._gpu()
 
     def path(self, leaf: int) -> str:
         """How a leaf is written in Python."""
@@ -162,6 +166,15 @@ class Bound:
     def owners(self) -> list[int]:
         """For each leaf, the number of the positional argument it belongs to."""
         return [number for number, child in enumerate(self.structure.children()) for _ in range(child.num_leaves)]
+
+    def _gpu(self) -> int | None:
+        """The number of the GPU on which arguments lie; None where all lie on the host."""
+        gpus = {array.device: k for k, array in enumerate(self.arrays) if isinstance(array, DeviceArray)}
+        if len(gpus) > 1:
+            found = ", ".join(f"{self.path(k)} on cuda:{number}" for number, k in gpus.items())
+            raise errors.DeviceError(errors.explain(f"the arguments lie on several GPUs: {found}.", None,
+                                                    "Copy them to one of them."))
+        return next(iter(gpus), None)
 
     def _batch_size(self) -> int | None:
         sizes: dict[int, int] = {}

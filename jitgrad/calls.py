@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from jitgrad import backends, debug, errors
 from jitgrad.arguments import Bound, unflattener
+from jitgrad.backends.device_arrays import DeviceArray, contiguous
 from jitgrad.compiler.program import Program, Results
 from jitgrad.value import Value
 
@@ -32,7 +33,7 @@ class Recorded:
     kernels: dict[str, backends.Kernel]
 
 
-class _Part:
+class Part:
     """Where one array of the results is, and what becomes of it.
 
     example: number of the per-example result, None for a reduced one; start, stop: range within the sums, or within an
@@ -44,7 +45,7 @@ class _Part:
         self.example, self.shape, self.axis, self.dtype = example, shape, axis, dtype
         self.same_dtype, self.folds = dtype == computed, len(shape) > 1
         self.where: slice | int = slice(start, stop) if shape else start
-        self._start, self._width = start, stop - start
+        self.start, self._width = start, stop - start
 
     def is_written_as_it_is(self, width: int) -> bool:
         """Whether rows of that width are the result, but for their shape."""
@@ -66,9 +67,17 @@ class _Part:
     def of_examples(self, rows: Array) -> Array:
         """The result, from per-example rows (n, width)."""
         if self._width != rows.shape[1]:
-            rows = np.ascontiguousarray(rows[:, self._start:self._start + self._width])
+            rows = np.ascontiguousarray(rows[:, self.start:self.start + self._width])
         found = rows.astype(self.dtype, copy=False).reshape(self.shape)
         return found if self.axis == 0 else np.moveaxis(found, 0, self.axis)
+
+    def rows_on_device(self, rows: DeviceArray) -> DeviceArray:
+        """`of_examples` of an array in a GPU's memory: a view, of the dtype that was computed in."""
+        itemsize = rows.dtype.itemsize
+        strides = (rows.strides[0], *contiguous(self.shape[1:], itemsize))
+        found = DeviceArray(rows.address + self.start * itemsize, self.shape, rows.dtype, rows.owner, rows.device, strides,
+                            rows.library, rows.platform)
+        return found if self.axis == 0 else found.moved(0, self.axis)
 
 
 class Call:
@@ -89,7 +98,7 @@ class Call:
         self._values, self._gradients = self._layout(bound)
         self._unflatten = unflattener(recorded.result)
 
-    def _layout(self, bound: Bound) -> tuple[list[_Part], list[_Part]]:
+    def _layout(self, bound: Bound) -> tuple[list[Part], list[Part]]:
         program, recorded = self.program, self.recorded
         lead = (self.n,) if program.per_example else ()
         at, examples = 1, 0                         # sums[0] counts failed checks
@@ -97,7 +106,7 @@ class Call:
         start = 0 if program.per_example else at
         for shape in recorded.shapes:
             stop = start + int(np.prod(shape, dtype=np.int64))
-            values.append(_Part(0 if program.per_example else None, start, stop, lead + shape, 0, program.dtype,
+            values.append(Part(0 if program.per_example else None, start, stop, lead + shape, 0, program.dtype,
                                 program.dtype))
             start = stop
         if program.per_example:
@@ -110,26 +119,29 @@ class Call:
             dtype = bound.arrays[number].dtype if given else np.dtype(np.float64)
             axis = bound.axes[number] if given else None
             if leaf.shared and not program.per_example:
-                gradients.append(_Part(None, at, at + leaf.width, leaf.shape, 0, dtype, program.dtype))
+                gradients.append(Part(None, at, at + leaf.width, leaf.shape, 0, dtype, program.dtype))
                 at += leaf.width
             else:
                 place = 0 if axis is None else axis % (len(leaf.shape) + 1)
-                gradients.append(_Part(examples, 0, leaf.width, (self.n, *leaf.shape), place, dtype, program.dtype))
+                gradients.append(Part(examples, 0, leaf.width, (self.n, *leaf.shape), place, dtype, program.dtype))
                 examples += 1
         return values, gradients
 
     def pack(self, leaves: Sequence[Any]) -> tuple[Array, list[Array]]:
         """(all shared scalars in one vector, each batched leaf as a contiguous array (n, width))."""
-        dtype = self.program.dtype
         if self._has_values:
             leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
+        return self.shared(leaves), self.rows(leaves)
+
+    def shared(self, leaves: Sequence[Any]) -> Array:
+        """All shared scalars in one vector."""
+        dtype = self.program.dtype
         shared = [leaves[k] for k in self._shared]
         if self.recorded.captured:
             shared.append([v.data for v in self.recorded.captured])
         if self.program.divisor is not None:
             shared.append(self.n)
-        vector = np.concatenate(shared, axis=None, dtype=dtype, casting="unsafe") if shared else np.zeros(0, dtype)
-        return vector, self.rows(leaves)
+        return np.concatenate(shared, axis=None, dtype=dtype, casting="unsafe") if shared else np.zeros(0, dtype)
 
     def rows(self, leaves: Sequence[Any]) -> list[Array]:
         """Each batched leaf as a contiguous array (n, width) of the program's dtype, for any number of examples."""
@@ -161,7 +173,7 @@ class Call:
         # Rounded once, from the float64 sums to the program's dtype; a wider argument keeps the wider sums.
         rounded = sums.astype(self.program.dtype)
 
-        def part(p: _Part) -> Any:
+        def part(p: Part) -> Any:
             if p.example is not None:
                 return p.of_examples(results.examples[p.example])
             found = rounded[p.where] if p.same_dtype else sums[p.where].astype(p.dtype)

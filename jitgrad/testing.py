@@ -12,6 +12,7 @@ import numpy.typing as npt
 from jitgrad import errors
 from jitgrad.api import Argnums, jit, value_and_grad
 from jitgrad.arguments import as_array, flatten, paths, unflatten
+from jitgrad.backends.device_arrays import DeviceArray
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +100,7 @@ def _widened(args: Sequence[Any]) -> list[Any]:
     wide = []
     for k, leaf in enumerate(leaves):
         array = as_array(leaf, lambda k=k: paths(structure, [f"args[{n}]" for n in range(len(args))])[k])  # type: ignore[misc]
+        array = array.copy_to_host() if isinstance(array, DeviceArray) else array
         wide.append(array.astype(np.float64) if array.dtype.kind == "f" else array)
     result: list[Any] = unflatten(structure, wide)
     return result

@@ -38,7 +38,8 @@ else:
         return kind(types.int64, sample), codegen
 
 
-def _kernel(function: Any) -> Any:
+def kernel(function: Any) -> Any:
+    """A kernel: compiled at its first launch, or simulated."""
     # Without link-time optimisation the PTX that is shown is the PTX that runs, and its constant memory keeps its name.
     return cuda.jit(function) if SIMULATED else cuda.jit(lto=False)(function)
 
@@ -95,7 +96,7 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
             if compensated:
                 # What was computed as the rounding error of an infinite sum is NaN.
                 out[cuda.blockIdx.x * size + columns + c] = error if total - total == 0 else real(0)
-    return _kernel(run)
+    return kernel(run)
 
 
 def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
@@ -181,7 +182,7 @@ def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
                 total = part[mine + c]
                 if total - total != 0:
                     part[mine + columns + c] = 0
-    return _kernel(run)
+    return kernel(run)
 
 
 def sum_shell(pieces: int) -> Any:
@@ -202,7 +203,7 @@ def sum_shell(pieces: int) -> Any:
             for k in range(1, SLICES):
                 total += shares[k, lane]
             sums[c] = total
-    return _kernel(run)
+    return kernel(run)
 
 
 if SIMULATED:

@@ -24,8 +24,8 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "schedules", "optim", "ravel", "metrics",
-     "testing"],
+    ["functions", "losses", "nn", "api", "calls", "device_calls", "lowered", "recorded", "schedules", "optim",
+     "ravel", "metrics", "testing"],
     ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
      "plots", "recipes", "discover", "drawing"],
     ["cli", "__init__", "__main__"],
@@ -33,7 +33,7 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-MACHINE_CODE = ["backward", "cpu", "cuda", "native", "rows"]
+MACHINE_CODE = ["backward", "cpu", "cuda", "cuda_copies", "cuda_memory", "native", "rows"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax"],

@@ -8,6 +8,7 @@ array for each per-example result, which a kernel may use or not.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,13 +54,13 @@ def _cpu(program: Program) -> Kernel:
     return CpuKernel(program)
 
 
-def _cuda(program: Program) -> Kernel:
+def _cuda(program: Program, number: int = 0) -> Kernel:
     try:
         from jitgrad.backends.cuda import CudaKernel
     except ImportError as error:
         raise errors.DeviceError(errors.explain("device 'cuda' needs numba-cuda, which cannot be imported here.",
                                                 str(error), "Install it with: pip install 'jitgrad[cuda]'.")) from error
-    return CudaKernel(program)
+    return CudaKernel(program, number)
 
 
 def _interpret(program: Program) -> Kernel:
@@ -81,41 +82,53 @@ _MAKERS: dict[str, Callable[[Program], Kernel]] = {"cpu": _cpu, "cuda": _cuda, "
 
 def kernel(program: Program, device: str) -> Kernel:
     """The kernel of a program on a device named by `resolve`."""
-    return _MAKERS[device](program)
+    name, _, number = device.partition(":")
+    return _cuda(program, int(number)) if number else _MAKERS[name](program)
 
 
 def check_name(device: str) -> str:
     """The device asked for, JITGRAD_DEVICE standing in for "auto"; raises DeviceError for a name there is not."""
     asked = os.environ.get("JITGRAD_DEVICE", "auto") if device == "auto" else device
-    if asked != "auto" and asked not in _MAKERS:
+    if asked != "auto" and asked not in _MAKERS and not re.fullmatch(r"cuda:\d{1,3}", asked):
         source = "" if asked == device else " (from JITGRAD_DEVICE)"
         raise errors.DeviceError(errors.explain(f"there is no device {asked!r}{source}.", None,
-                                                f"Choose from: auto, {', '.join(NAMES)}."))
-    return asked
+                                                f"Choose from: auto, {', '.join(NAMES)}; a second GPU is cuda:1."))
+    return "cuda" if asked == "cuda:0" else asked
 
 
-def resolve(device: str, work: int) -> str:
-    """The backend to use for a call of `work` scalar operations; see GPU_WORK for the rule of "auto"."""
+def resolve(device: str, work: int, on: int | None = None) -> str:
+    """The backend to use for a call of `work` scalar operations; see GPU_WORK for the rule of "auto".
+
+    on: the number of the GPU on which arguments lie, None if all lie on the host.
+    """
     asked = check_name(device)
+    if on is not None:
+        there = f"cuda:{on}" if on else "cuda"
+        if asked not in ("auto", there):
+            raise errors.DeviceError(errors.explain(
+                f"an argument lies on the GPU ({there}), and device {asked!r} computes elsewhere.", None,
+                f"Use device={there!r} or 'auto', or copy the arguments to the host first."))
+        return there
     if asked != "auto":
         return asked
     return "cuda" if work >= GPU_WORK and cuda_problem() is None else "cpu"
 
 
-_cuda_problem: list[str | None] = []
+_cuda_problem: dict[int, str | None] = {}          # by process: a forked one cannot use what its parent could
 
 
 def cuda_problem() -> str | None:
     """Why CUDA kernels cannot be launched here, or None; found out once."""
-    if not _cuda_problem:
+    process = os.getpid()
+    if process not in _cuda_problem:
         try:
             from jitgrad.backends.cuda import problem
         except ImportError as error:
-            _cuda_problem.append(f"numba-cuda cannot be imported ({error}); install it with: pip install "
-                                 f"'jitgrad[cuda]'")
+            _cuda_problem[process] = (f"numba-cuda cannot be imported ({error}); install it with: pip install "
+                                      f"'jitgrad[cuda]'")
         else:
-            _cuda_problem.append(problem())
-    return _cuda_problem[0]
+            _cuda_problem[process] = problem()
+    return _cuda_problem[process]
 
 
 def devices() -> list[Device]:
@@ -123,11 +136,12 @@ def devices() -> list[Device]:
     import importlib.util
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     problem = cuda_problem()
+    gpus = [Device("cuda", False, problem or "")]
     if problem is None:
-        from jitgrad.backends.cuda import describe
-        gpu = describe()
+        from jitgrad.backends.cuda import count, describe
+        gpus = [Device(f"cuda:{k}" if k else "cuda", True, describe(k)) for k in range(count())]
     has_jax = importlib.util.find_spec("jax") is not None
     return [Device("cpu", True, f"numba, {cores} cores"),
-            Device("cuda", problem is None, gpu if problem is None else problem),
+            *gpus,
             Device("interpret", True, f"NumPy {np.__version__}, the reference"),
             Device("jax", has_jax, "the referee" if has_jax else "JAX is not installed: pip install 'jitgrad[jax]'")]

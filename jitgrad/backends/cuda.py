@@ -1,15 +1,16 @@
 """The CUDA backend: numba-CUDA shells around emitted bodies; without a GPU, everything but the launch.
 
-A call copies the batch in, launches two kernels (the program, then the sum over blocks) and copies the results out.
+A call copies in what lies on the host, launches two kernels (the program, then the sum over blocks) and leaves the results
+on the device (`on_device`) or copies them out.
 """
 
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba_cuda  # noqa: F401  (without it, numba.cuda is something older)
 import numpy as np
@@ -18,7 +19,10 @@ from llvmlite import ir
 from numba import cuda, from_dtype, types
 
 from jitgrad import errors
-from jitgrad.backends import cuda_text
+from jitgrad.backends import cuda_copies, cuda_text
+from jitgrad.backends import cuda_memory as memory
+from jitgrad.backends.cuda_copies import launch
+from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit import encode
@@ -39,15 +43,20 @@ def problem() -> str | None:
     """Why CUDA kernels cannot be launched here, or None."""
     if SIMULATED:
         return "NUMBA_ENABLE_CUDASIM is set: numba simulates CUDA, and the simulator is not a device"
-    if cuda.is_available():
-        return None
+    if memory.has_been_used() or cuda.is_available():
+        return memory.forked()
     reason = " ".join(str(cuda.cuda_error() or "").split())
     return f"no usable GPU or driver was found ({reason})" if reason else "no usable GPU was found"
 
 
-def describe() -> str:
-    """The GPU that kernels run on."""
-    device = cuda.get_current_device()
+def count() -> int:
+    """How many GPUs there are."""
+    return len(cuda.gpus)
+
+
+def describe(number: int = 0) -> str:
+    """The GPU of that number."""
+    device = cuda.gpus[number]
     name = device.name.decode() if isinstance(device.name, bytes) else device.name
     major, minor = device.compute_capability[:2]
     return f"{name}, compute capability {major}.{minor}, {device.MULTIPROCESSOR_COUNT} multiprocessors"
@@ -116,10 +125,18 @@ class _Fused:
         for function in (self.code.clear, self.code.body, self.code.fold):
             function(module)
 
-    def arguments(self, held: _Held, part: Any, shared: Array, arrays: list[Any], blocks: int, n: int) -> list[Any]:
-        numbers = np.zeros(self.room, self.layout.dtype)
-        numbers[:len(self.layout.shared_slots)] = shared[self.layout.shared_slots]
-        return [_address(part), _address(held.keep(numbers)), tuple(map(_address, arrays)) or (0,), n]
+    def arguments(self, held: _Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
+                  n: int) -> list[Any]:
+        slots = self.layout.shared_slots
+        if isinstance(shared, DeviceArray):
+            numbers = held.scratch("numbers", self.room, self.layout.dtype)
+            places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
+            cuda_copies.gather(numbers, shared, places, len(slots))
+        else:
+            room = np.zeros(self.room, self.layout.dtype)
+            room[:len(slots)] = shared[slots]
+            numbers = held.keep(room)
+        return [_address(part), _address(numbers), tuple(map(_address, arrays)) or (0,), n]
 
 
 class _Tape:
@@ -176,13 +193,16 @@ class _Tape:
         found = v[tape.uniform, 0]
         return found if len(found) else np.zeros(1, layout.dtype)
 
-    def arguments(self, held: _Held, part: Any, shared: Array, arrays: list[Any], blocks: int, n: int) -> list[Any]:
-        if not held.tables:
-            held.tables = [cuda.to_device(t) for t in self.tables]
+    def arguments(self, held: _Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
+                  n: int) -> list[Any]:
+        tables = [held.table(f"table {k}", lambda k=k: self.tables[k]) for k in range(5)]  # type: ignore[misc]
         scratch = held.scratch("rows", self.rows * WARP * blocks, self.layout.dtype)
-        where = [_address(a) for a in arrays]
-        addresses = where if SIMULATED else held.keep(np.array(where or [0], np.int64))
-        return [part, scratch, held.keep(self.uniform(shared)), addresses, *held.tables, self.rows, n]
+        numbers = shared if isinstance(shared, np.ndarray) else shared.copy_to_host()
+        addresses: Any = [_address(a) for a in arrays]
+        if not SIMULATED:
+            addresses = memory.native(held.keep(np.array(addresses or [0], np.int64)))
+        varying = [memory.native(a) for a in (part, scratch, held.keep(self.uniform(numbers)))]
+        return [*varying, addresses, *map(memory.native, tables), self.rows, n]
 
 
 @cache
@@ -199,31 +219,35 @@ def _sums(pieces: int) -> Any:
     return cuda_batch.sum_shell(pieces)
 
 
-def _address(array: Any) -> Any:
+def _address(array: DeviceArray) -> Any:
     """A device array as the shells take it."""
-    if SIMULATED:
-        return array.reshape(-1)
-    return int(array.__cuda_array_interface__["data"][0] or 0)
+    return memory.host_view(array).reshape(-1) if SIMULATED else array.address
 
 
 class _Held:
-    """Device memory: tables and scratch kept from call to call, and what one call has copied in."""
+    """Device memory of one kernel on one GPU: tables and scratch kept from call to call, and what one call has copied in."""
 
-    def __init__(self) -> None:
-        self.tables: list[Any] = []
-        self._scratch: dict[str, Any] = {}
-        self._call: list[Any] = []
+    def __init__(self, device: int) -> None:
+        self.device = device
+        self._kept: dict[str, DeviceArray] = {}
+        self._call: list[DeviceArray] = []
 
-    def scratch(self, name: str, size: int, dtype: Any) -> Any:
-        """At least `size` numbers of device memory, whatever they hold."""
-        known = self._scratch.get(name)
+    def scratch(self, name: str, size: int, dtype: Any) -> DeviceArray:
+        """`size` numbers of device memory, whatever they hold."""
+        known = self._kept.get(name)
         if known is None or known.size < size:
-            known = self._scratch[name] = cuda.device_array(max(1, size), dtype)
-        return known
+            known = self._kept[name] = memory.allocate((max(1, size),), dtype, self.device)
+        return known.part(0, (max(1, size),))
 
-    def keep(self, array: Array) -> Any:
+    def table(self, name: str, make: Callable[[], Array]) -> DeviceArray:
+        """Numbers that never change, copied in once."""
+        if name not in self._kept:
+            self._kept[name] = memory.upload(make(), self.device)
+        return self._kept[name]
+
+    def keep(self, array: Array) -> DeviceArray:
         """A copy on the device that lives until `done`."""
-        self._call.append(np.ascontiguousarray(array) if SIMULATED else cuda.to_device(array))
+        self._call.append(memory.upload(array, self.device))
         return self._call[-1]
 
     def done(self) -> None:
@@ -231,52 +255,81 @@ class _Held:
         self._call.clear()
 
 
-def _launch(kernel: Any, grid: int, block: tuple[int, ...], *args: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")             # numba warns of small grids; a small batch has one
-        configured = kernel[grid, block]
-    configured(*args)
+class DeviceResults(NamedTuple):
+    """What a kernel left on the device. sums: of columns, in float64; places: which column each reduced result is."""
+
+    sums: DeviceArray
+    places: DeviceArray
+    examples: list[DeviceArray]
 
 
 class CudaKernel:
-    """A program on CUDA; compiled by its first call, for any batch size."""
+    """A program on CUDA; compiled by its first call, for any batch size. device: the GPU's number."""
 
-    def __init__(self, program: Program):
-        self.program = program
+    def __init__(self, program: Program, device: int = 0):
+        self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
         self.plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
         self._form: _Fused | _Tape = (_Fused if self.plan.fused else _Tape)(self.layout, self.plan)
-        self._held = _Held()
+        self._held = _Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
+        with self._running(n):
+            found = self._run(shared, [self._held.keep(a) for a in batched], n)
+            sums = memory.download(found.sums)
+            return Results(sums[self.layout.column_of], [memory.download(a) for a in found.examples])
+
+    def on_device(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
+        """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for."""
+        with self._running(n):
+            return self._run(shared, batched, n)
+
+    @contextmanager
+    def _running(self, n: int) -> Iterator[None]:
+        """A call's turn on the device, and its errors as jitgrad's."""
         missing = None if SIMULATED else problem()
         if missing is not None:
             raise errors.DeviceError(errors.explain(
                 f"CUDA kernels cannot be launched here: {missing}.", None,
                 "Use device='auto', which falls back to the CPU, or device='cpu'. Lowering works without a GPU: "
                 "step.lower(...).as_text('ptx')."))
-        with _LOCK:
+        with _LOCK, memory.on(self.device):
             try:
-                return self._run(shared, batched, n)
+                yield
+            except memory.OutOfMemory as error:
+                raise self._no_room(error, n) from error
+            except memory.Failure as error:
+                raise errors.DeviceError(errors.explain(
+                    f"the GPU failed: {error}", None,
+                    "What lies on the host is as it was. After a fault inside a kernel this process cannot use the GPU any "
+                    "more: start another.")) from error
             finally:
                 self._held.done()
 
-    def _run(self, shared: Array, batched: list[Array], n: int) -> Results:
+    def _no_room(self, error: memory.OutOfMemory, n: int) -> errors.DeviceError:
+        example = self.program.dtype.itemsize * max(1, sum(self.layout.widths))
+        fitting = int(0.8 * error.free) // example
+        advice = "Free device memory that other arrays and programs hold."
+        if self.layout.widths and 0 < fitting < n:
+            digits = 10 ** (len(str(fitting)) - 1)
+            advice = f"Call it on parts of the batch: about {fitting // digits * digits:,} examples fit."
+        return errors.DeviceError(errors.explain(
+            f"the GPU has no room for {error.asked:,} bytes more, for a batch of {n:,} examples of {example:,} bytes: "
+            f"{error.free:,} of its {error.total:,} bytes are free.", None, advice))
+
+    def _run(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
         layout, form, held, dtype = self.layout, self._form, self._held, self.program.dtype
         blocks, columns = self.plan.grid(n), form.columns
-        arrays = [held.keep(a) for a in batched]
-        outputs: list[Any] = [np.empty((n, w), dtype) if SIMULATED else cuda.device_array((n, w), dtype)
-                              for w in layout.out_widths]
+        outputs = [memory.allocate((n, w), dtype, self.device) for w in layout.out_widths]
         part = held.scratch("part", blocks * layout.pieces * columns, dtype)
-        sums = held.scratch("sums", columns, np.float64)
-        _launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, arrays + outputs, blocks, n))
-        _launch(_sums(layout.pieces), -(-columns // WARP), (WARP, cuda_batch.SLICES), part, sums, blocks, columns)
-        found = sums.copy_to_host()[:columns]
-        results = [a if SIMULATED else a.copy_to_host() for a in outputs]
-        return Results(found[layout.column_of], results)
+        sums = memory.allocate((columns,), np.float64, self.device)
+        launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n))
+        launch(_sums(layout.pieces), -(-columns // WARP), (WARP, cuda_batch.SLICES), memory.native(part),
+               memory.native(sums), blocks, columns)
+        return DeviceResults(sums, held.table("places", lambda: layout.column_of.astype(np.int64)), outputs)
 
     def ptx(self, capability: tuple[Any, ...] | None = None) -> str:
         """The kernel for a compute capability, as (9, 0, "a"); by default this machine's GPU, else CC."""

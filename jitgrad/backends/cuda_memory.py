@@ -1,0 +1,216 @@
+"""A GPU's memory: lent and lent again, filled through pinned memory, and errors that say what is wrong.
+
+To ask the driver for memory, or to give it back, waits for the device; so memory whose last owner is gone is kept for the
+next one of that size, at most KEPT bytes. All work goes through CUDA's default stream, in order, so that it may be written
+anew while an earlier kernel that reads it is still running. In the simulator, device memory is NumPy's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import cuda
+
+from jitgrad import errors
+from jitgrad.backends.device_arrays import CPU, CUDA, DeviceArray
+from jitgrad.kernels.cuda_batch import SIMULATED
+
+Array = npt.NDArray[Any]
+
+KEPT = 1 << 30
+ROUNDING = 512                     # bytes; memory of nearly the same size may stand in
+STAGE = 16 << 20                   # bytes of each of two pinned buffers
+STAGED = 1 << 20                   # smaller arrays the driver copies by itself
+OUT_OF_MEMORY = 2                  # CUDA_ERROR_OUT_OF_MEMORY
+
+_LOCK = threading.RLock()          # reentrant: the garbage collector may end a lease at any time
+_free: dict[tuple[int, int], list[Any]] = defaultdict(list)
+_process: list[int] = []           # the process that first used CUDA here
+
+
+class _Never(Exception):
+    """What the simulator raises instead of the driver's errors."""
+
+
+Failure: type[Exception] = getattr(importlib.import_module("numba.cuda.cudadrv.error"), "CudaDriverError", _Never)
+
+
+class OutOfMemory(Exception):
+    """The device has no room for `asked` bytes: `free` of `total` are free."""
+
+    def __init__(self, asked: int, free: int, total: int):
+        super().__init__(asked)
+        self.asked, self.free, self.total = asked, free, total
+
+
+class _Lease:
+    """The owner of device memory."""
+
+    __slots__ = ("key", "memory")
+
+    def __init__(self, key: tuple[int, int], memory: Any):
+        self.key, self.memory = key, memory
+
+    def __del__(self) -> None:
+        with _LOCK:
+            if sum(size * len(blocks) for (_, size), blocks in _free.items()) + self.key[1] <= KEPT:
+                _free[self.key].append(self.memory)
+
+
+def has_been_used() -> bool:
+    """Whether CUDA has been found to work, in this process or in one that it was forked from."""
+    return bool(_process)
+
+
+def forked() -> str | None:
+    """Why a process that was forked from one that had used CUDA cannot: its driver does not survive that. Else None."""
+    if not _process:
+        _process.append(os.getpid())
+    if _process[0] == os.getpid():
+        return None
+    return (f"this process (pid {os.getpid()}) was forked from one that had already used CUDA (pid {_process[0]}); start "
+            f"workers afresh, multiprocessing.get_context('spawn'), or use the GPU in the workers alone")
+
+
+def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, device: int = 0) -> DeviceArray:
+    """An array of unspecified numbers; raises OutOfMemory."""
+    dtype = np.dtype(dtype)
+    size = max(1, math.prod(shape)) * dtype.itemsize
+    size += -size % ROUNDING
+    key = device, size
+    with _LOCK:
+        memory = _free[key].pop() if _free[key] else _new(size)
+    return DeviceArray(_address(memory), shape, dtype, _Lease(key, memory), device, platform=CPU if SIMULATED else CUDA)
+
+
+def _new(size: int) -> Any:
+    try:
+        return _ask(size)
+    except Exception as error:
+        if getattr(error, "code", None) != OUT_OF_MEMORY:
+            raise
+    release()
+    try:
+        return _ask(size)
+    except Exception as error:
+        if getattr(error, "code", None) != OUT_OF_MEMORY:
+            raise
+        free, total = _room()
+        raise OutOfMemory(size, free, total) from error
+
+
+def _ask(size: int) -> Any:
+    return np.empty(size, np.uint8) if SIMULATED else cuda.device_array(size, np.uint8)
+
+
+def _room() -> tuple[int, int]:
+    free, total = cuda.current_context().get_memory_info()
+    return int(free), int(total)
+
+
+def _address(memory: Any) -> int:
+    if SIMULATED:
+        return int(memory.ctypes.data)
+    return int(memory.__cuda_array_interface__["data"][0] or 0)
+
+
+def release() -> None:
+    """Give back to the driver what is not in use."""
+    with _LOCK:
+        _free.clear()
+
+
+def native(array: DeviceArray) -> Any:
+    """A contiguous device array as numba takes arrays."""
+    if SIMULATED:
+        return host_view(array)
+    # Without the stream that the interface names for others: numba would not wait for a copy to the host on it.
+    return cuda.from_cuda_array_interface({**array.__cuda_array_interface__, "stream": None}, owner=array.owner)
+
+
+def host_view(array: DeviceArray) -> Array:
+    """Device memory as NumPy sees it: in the simulator alone."""
+    return np.asarray(DeviceArray(array.address, array.shape, array.dtype, array.owner, strides=array.strides, platform=CPU))
+
+
+def upload(host: Array, device: int = 0) -> DeviceArray:
+    """A copy on the device."""
+    host = np.ascontiguousarray(host)
+    made = allocate(host.shape, host.dtype, device)
+    fill(made, host)
+    return made
+
+
+def fill(target: DeviceArray, host: Array) -> None:
+    """Copy a contiguous host array into a contiguous device array of its size."""
+    if target.size == 0:
+        return
+    if SIMULATED:
+        host_view(target).reshape(-1)[:] = host.reshape(-1)
+        return
+    given = host.reshape(-1).view(np.uint8)
+    into = native(DeviceArray(target.address, (target.nbytes,), np.uint8, target.owner, target.device))
+    if len(given) < STAGED:
+        into.copy_to_device(given)
+        return
+    # One buffer is filled while the other is on its way.
+    stream, (stages, sent) = cuda.stream(), _stages()
+    for number, start in enumerate(range(0, len(given), STAGE)):
+        stage, event = stages[number % 2], sent[number % 2]
+        event.synchronize()
+        piece = given[start:start + STAGE]
+        stage[:len(piece)] = piece
+        into[start:start + len(piece)].copy_to_device(stage[:len(piece)], stream=stream)
+        event.record(stream)
+    stream.synchronize()
+
+
+_pinned: dict[int, Any] = {}
+
+
+def _stages() -> Any:
+    """Two pinned buffers of this GPU's context, and for each an event: its last copy has ended."""
+    number = cuda.current_context().device.id
+    if number not in _pinned:
+        _pinned[number] = [cuda.pinned_array(STAGE, np.uint8) for _ in range(2)], [cuda.event() for _ in range(2)]
+    return _pinned[number]
+
+
+def download(array: DeviceArray) -> Array:
+    """The numbers, once everything before has been computed."""
+    if SIMULATED:
+        return host_view(array).copy()
+    with on(array.device):
+        found: Array = native(array).copy_to_host()
+    return found
+
+
+def wait(device: int = 0) -> None:
+    """Until the device has done all it was given."""
+    if not SIMULATED:
+        with on(device):
+            cuda.synchronize()
+
+
+@contextmanager
+def on(device: int) -> Iterator[None]:
+    """Work on the GPU of that number; raises DeviceError where there is none."""
+    if SIMULATED:
+        yield
+        return
+    if device >= len(cuda.gpus):
+        count = len(cuda.gpus)
+        raise errors.DeviceError(errors.explain(
+            f"there is no device 'cuda:{device}'; this machine has {count} GPU{'s' * (count != 1)}.", None,
+            f"Choose from: {', '.join(f'cuda:{k}' for k in range(count))}."))
+    with cuda.gpus[device]:
+        yield

@@ -1,0 +1,94 @@
+"""Calls whose arguments lie on a GPU: nothing passes through the host, and results stay there.
+
+Of the arguments that lie on the host too, the shared ones travel in one copy, batched ones in one each. Where a function
+checks its arguments (labels), one number is read back, and so waited for; else nothing is. A tape that is interpreted works
+out on the host what all examples share, and so reads the parameters back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jitgrad import backends, debug, errors
+from jitgrad.arguments import Bound
+from jitgrad.backends.device_arrays import DeviceArray, to_library
+from jitgrad.calls import Call, Part, Recorded
+from jitgrad.compiler.program import Results
+from jitgrad.value import Value
+
+
+class DeviceCall(Call):
+    """As `Call`, with device arrays among the leaves; answers device arrays, of the first such leaf's library.
+
+    to_host: answer numbers and NumPy arrays instead.
+    """
+
+    def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None, to_host: bool):
+        super().__init__(recorded, kernel, bound, reduce)
+        assert bound.on is not None
+        self._gpu, self._to_host = bound.on, to_host
+        self._library = next(a.library for a in bound.arrays if isinstance(a, DeviceArray))
+
+    def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
+        # Not at the top: numba comes with the first kernel.
+        from jitgrad.backends import cuda_copies, cuda_memory
+        from jitgrad.backends.cuda import CudaKernel
+        assert isinstance(self.kernel, CudaKernel)
+        if out is not None:
+            raise errors.ArgumentError("out= takes NumPy arrays; results of arguments on the GPU are new arrays there")
+        with cuda_memory.on(self._gpu):
+            leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
+            batched = [self._rows(leaves[k], axis, width) for k, axis, width in self._batched]
+            found = self.kernel.on_device(self._numbers(leaves), batched, self.n)
+            self._look_for_failures(leaves, found)
+            reduced: dict[np.dtype[Any], DeviceArray] = {}
+
+            def result(p: Part) -> Any:
+                if p.example is not None:
+                    made = p.rows_on_device(found.examples[p.example])
+                    made = cuda_copies.packed(made, p.dtype)
+                else:
+                    if p.dtype not in reduced:
+                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, self._divide)
+                    made = reduced[p.dtype].part(p.start, p.shape)
+                return made.copy_to_host() if self._to_host else to_library(made, self._library)
+            return self._unflatten([result(p) for p in self._values]), [result(p) for p in self._gradients]
+
+    def _rows(self, leaf: Any, axis: int, width: int) -> DeviceArray:
+        from jitgrad.backends import cuda_copies, cuda_memory
+        if not isinstance(leaf, DeviceArray):
+            host = np.ascontiguousarray(np.moveaxis(leaf, axis, 0), self.program.dtype)
+            return cuda_memory.upload(host.reshape(self.n, width), self._gpu)
+        return cuda_copies.packed(leaf.moved(axis, 0), self.program.dtype).reshaped((self.n, width))
+
+    def _numbers(self, leaves: Sequence[Any]) -> Any:
+        """All shared numbers: a NumPy vector where all lie on the host, else one on the device."""
+        from jitgrad.backends import cuda_copies, cuda_memory
+        there = [k for k in self._shared if isinstance(leaves[k], DeviceArray)]
+        vector = self.shared([np.zeros(leaf.shape) if isinstance(leaf, DeviceArray) else leaf for leaf in leaves])
+        if not there:
+            return vector
+        numbers = cuda_memory.upload(vector, self._gpu)
+        for k in there:
+            leaf = self.program.leaves[k]
+            cuda_copies.copy(numbers.part(self.program.shared_offset[leaf.first], (leaf.width,)), leaves[k])
+        return numbers
+
+    def _look_for_failures(self, leaves: Sequence[Any], found: Any) -> None:
+        wants_nans = debug.nans_are_errors()
+        if not self.program.checks and not wants_nans:
+            return
+        failures = int(found.places.part(0, (1,)).copy_to_host()[0])
+        if not wants_nans and found.sums.part(failures, (1,)).copy_to_host()[0] == 0:
+            return
+        host = [leaf.copy_to_host() if isinstance(leaf, DeviceArray) else leaf for leaf in leaves]
+        shared, batched = self.pack(host)
+        if found.sums.copy_to_host()[failures] != 0:
+            debug.blame_check(self.program, shared, batched, self.n)
+        if wants_nans:
+            results = Results(found.sums.copy_to_host()[found.places.copy_to_host()],
+                                       [a.copy_to_host() for a in found.examples])
+            debug.blame_nan(self.program, shared, batched, self.n, results)

@@ -1,0 +1,205 @@
+"""Device arrays of other libraries, device memory and its failures: on this machine's processor, with fakes of a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
+
+from cuda_programs import PROGRAMS, batch_for
+from referees import assert_same_bits
+
+import jitgrad as jg
+from jitgrad import backends, errors, losses
+from jitgrad.backends import cuda as backend
+from jitgrad.backends import cuda_copies, cuda_memory, device_arrays
+from jitgrad.backends.device_arrays import CPU, DeviceArray
+
+LIBRARIES = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy"}
+
+
+@pytest.mark.slow
+def test_calls_with_device_arrays_in_the_simulator() -> None:
+    here = Path(__file__).parent
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    done = subprocess.run([sys.executable, str(here / "cuda_interop.py")], env=environment, capture_output=True, text=True,
+                          check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def on_this_processor(numbers: Any) -> DeviceArray:
+    """A device array of a device that every library has."""
+    return DeviceArray(numbers.ctypes.data, numbers.shape, numbers.dtype, numbers, strides=numbers.strides, platform=CPU)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_array_is_given_and_let_go_by_dlpack(library: str) -> None:
+    module: Any = pytest.importorskip(LIBRARIES[library])
+    numbers = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    given = module.from_dlpack(on_this_processor(numbers))
+    assert_same_bits(np.asarray(given), numbers)
+    assert library == "jax" or np.shares_memory(np.asarray(given), numbers)
+    turned = module.from_dlpack(on_this_processor(numbers).moved(0, 2)) if library != "jax" else given.transpose(1, 2, 0)
+    assert_same_bits(np.asarray(turned), np.moveaxis(numbers, 0, 2))
+    del given, turned
+    gc.collect()
+    assert not device_arrays._given
+
+
+def test_a_capsule_that_nobody_takes_lets_go() -> None:
+    capsule = on_this_processor(np.ones(3)).__dlpack__()
+    assert len(device_arrays._given) == 1
+    del capsule
+    assert not device_arrays._given
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+def test_an_array_is_taken_by_dlpack(library: str, dtype: str) -> None:
+    module: Any = pytest.importorskip(LIBRARIES[library])
+    numbers = np.array([[1, 0, 3], [4, 5, 6]], dtype)
+    theirs = numbers if library == "numpy" else (module.from_dlpack if library == "torch" else module.asarray)(numbers)
+    taken = device_arrays._by_dlpack(theirs.__dlpack__(), 0, "")
+    assert (taken.shape, taken.dtype, taken.is_contiguous) == ((2, 3), np.dtype(dtype), True)
+    taken.platform = CPU
+    del theirs
+    gc.collect()
+    assert_same_bits(np.asarray(taken), numbers)
+
+
+def test_what_lies_on_the_host_is_not_borrowed() -> None:
+    class OnTheHost:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 1, 0
+    assert device_arrays.borrow(OnTheHost()) is None
+    assert device_arrays.borrow(np.float32(1)) is None
+    assert device_arrays.borrow([1.0]) is None
+
+
+def test_numpy_does_not_read_device_memory_by_itself() -> None:
+    array = DeviceArray(256, (3,), np.float32, None)
+    assert not hasattr(array, "__array_interface__")
+    assert array.__cuda_array_interface__["strides"] is None
+    assert array.moved(0, 0).strides == (4,)
+    assert not DeviceArray(256, (3, 2), np.float32, None).moved(0, 1).is_contiguous
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0, "a"), (10, 0)], ids=["sm_80", "sm_90a", "sm_100"])
+def test_the_small_kernels_compile(capability: Any) -> None:
+    from numba import cuda, types
+    f32, f64 = np.dtype("float32"), np.dtype("float64")
+    whole, real = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
+    i = types.int64
+    shells = [(cuda_copies._copy(np.dtype("int64"), f32), [i] * 10), (cuda_copies._gather(f32), [i, i, whole, i, i]),
+              (cuda_copies._result(f32), [i, real, whole, i, types.float64])]
+    for shell, arguments in shells:
+        text, _ = cuda.compile(shell.py_func, types.void(*arguments), cc=capability, device=False, abi="numba", output="ptx")
+        assert "st.global.f32" in text or "st.f32" in text
+    # A copy does no arithmetic on what it copies; a result is divided in float64 and rounded once.
+    assert "div.rn.f64" in text
+    assert "cvt.rn.f32.f64" in text
+    assert cuda_copies._result(f64) is not cuda_copies._result(f32)
+
+
+class Refused(Exception):
+    code = 2
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A machine that claims to have a GPU with 10 MB free, and refuses memory."""
+    asked: list[int] = []
+
+    def refuse(size: int) -> Any:
+        asked.append(size)
+        raise Refused
+
+    @contextlib.contextmanager
+    def on(device: int) -> Iterator[None]:
+        yield
+    monkeypatch.setattr(backend, "problem", lambda: None)
+    monkeypatch.setattr(cuda_memory, "on", on)
+    monkeypatch.setattr(cuda_memory, "_ask", refuse)
+    monkeypatch.setattr(cuda_memory, "_room", lambda: (10_000_000, 80_000_000_000))
+    return SimpleNamespace(asked=asked)
+
+
+def test_out_of_memory_says_what_was_asked_and_what_fits(gpu: SimpleNamespace) -> None:
+    kernel = backend.CudaKernel(PROGRAMS["elementwise"](np.dtype("float32")))
+    shared, batched = batch_for(kernel.program, 4_000_000)
+    with pytest.raises(errors.DeviceError, match=r"(?s)no room for 16,000,000 bytes more, for a batch of 4,000,000 examples "
+                       r"of 12 bytes: 10,000,000 of its 80,000,000,000 bytes are free.*about 600,000 examples fit"):
+        kernel(shared, batched, 4_000_000)
+    assert len(gpu.asked) == 2, "what is kept for later is given back, and then it is tried again"
+    shared, batched = batch_for(kernel.program, 1_000)
+    with pytest.raises(errors.DeviceError, match="Free device memory"):
+        kernel(shared, batched, 1_000)
+
+
+def test_memory_kept_for_later_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def ask(size: int) -> Any:
+        asked.append(size)
+        if sum(len(blocks) for blocks in cuda_memory._free.values()):
+            raise Refused
+        return SimpleNamespace(__cuda_array_interface__={"data": (4096 * len(asked), False)})
+    monkeypatch.setattr(cuda_memory, "_ask", ask)
+    cuda_memory.release()
+    first = cuda_memory.allocate((1000,), np.float32)
+    address = first.address
+    del first
+    assert cuda_memory.allocate((1010,), np.float32).address == address, "the same memory again"
+    assert asked == [4096]
+    cuda_memory.allocate((5000,), np.float32)
+    assert asked[1:] == [20480, 20480]
+    cuda_memory.release()
+
+
+def test_a_fault_is_an_error_of_jitgrad(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(size: int) -> Any:
+        raise cuda_memory.Failure("[700] CUDA_ERROR_ILLEGAL_ADDRESS")
+    monkeypatch.setattr(cuda_memory, "_ask", fail)
+    kernel = backend.CudaKernel(PROGRAMS["elementwise"](np.dtype("float32")))
+    with pytest.raises(errors.DeviceError, match=r"(?s)the GPU failed: .*ILLEGAL_ADDRESS.*start another"):
+        kernel(*batch_for(kernel.program, 10), 10)
+
+
+def test_a_forked_process_is_refused_and_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_memory, "_process", [1])
+    assert "forked from one that had already used CUDA (pid 1)" in str(backend.problem())
+    monkeypatch.setattr(backends, "_cuda_problem", {1: None})
+    monkeypatch.setattr(backends, "GPU_WORK", 0)
+    assert jg.value_and_grad(lambda w, x: w * x).lower(1.0, np.ones(3)).device == "cpu"
+    step = jg.value_and_grad(lambda w, x: losses.mse(w * x, 1.0), device="cuda")
+    with pytest.raises(errors.DeviceError, match=r"(?s)forked.*get_context\('spawn'\)"):
+        step(2.0, np.ones(3))
+
+
+def test_a_second_gpu_is_named_cuda_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = jg.value_and_grad(lambda w, x: losses.mse(w * x, 1.0), device="cuda:1")
+    lowered = step.lower(2.0, np.ones(3))
+    assert lowered.device == "cuda:1"
+    assert lowered.kernel.device == 1  # type: ignore[attr-defined]
+    assert backends.check_name("cuda:0") == "cuda"
+    assert backends.resolve("auto", 1, on=1) == "cuda:1"
+    for wrong in ("cuda:", "cuda:x", "cuda1", "cpu:1"):
+        with pytest.raises(errors.DeviceError, match="there is no device"):
+            backends.check_name(wrong)
+    with pytest.raises(errors.DeviceError, match=r"lies on the GPU \(cuda:1\), and device 'cuda' computes elsewhere"):
+        backends.resolve("cuda", 1, on=1)
+    monkeypatch.setattr(backend, "problem", lambda: None)
+    monkeypatch.setattr(cuda_memory, "cuda", SimpleNamespace(gpus=[contextlib.nullcontext()]))
+    with pytest.raises(errors.DeviceError, match=r"(?s)no device 'cuda:1'; this machine has 1 GPU\..*Choose from: cuda:0"):
+        step(2.0, np.ones(3))
