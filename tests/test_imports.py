@@ -24,8 +24,9 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness"],
-    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
-    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover"],
+    ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing", "derivatives"],
+    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover", "curves", "bridges"],
+    ["estimators"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -34,14 +35,16 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 MACHINE_CODE = ["cpu", "cuda", "native", "rows", "sweep"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
-    "jax": ["jitgrad.backends.jax"],
+    "jax": ["jitgrad.backends.jax", "jitgrad.bridges"],
     "jaxlib": ["jitgrad.backends.jax"],
     "numba": GENERATORS,
     "llvmlite": GENERATORS,
+    "sklearn": ["jitgrad.estimators", "jitgrad.data"],
+    "torch": ["jitgrad.bridges"],
 }
 KERNELS_MAY_IMPORT = {"numba", "numpy", "llvmlite"} | sys.stdlib_module_names
 # Never loaded by a bare `import jitgrad`.
-HEAVY = ["numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "matplotlib", "pandas"]
+HEAVY = ["numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "torch", "matplotlib", "pandas"]
 
 LONGEST = 500
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "manager", "managers"}
@@ -168,7 +171,7 @@ def test_import_jitgrad_is_light() -> None:
         ("jitgrad.value", "if TYPE_CHECKING:\n    from jitgrad.trace import trace", "trace is above value"),
         ("jitgrad.value", "def f():\n    import jitgrad.trace", "trace is above value"),
         ("jitgrad.value", "importlib.import_module('.trace', 'jitgrad')", "trace is above value"),
-        ("jitgrad.testing", "def f():\n    import jax.numpy as jnp", "only jitgrad.backends.jax may import jax"),
+        ("jitgrad.testing", "def f():\n    import jax.numpy as jnp", "jitgrad.bridges may import jax"),
         ("jitgrad.testing", "from jitgrad.backends import jax", "inside the function"),
         ("jitgrad.api", "from numba import njit", "may import numba"),
         ("jitgrad.backends.cpuinfo", "import llvmlite", "may import llvmlite"),
