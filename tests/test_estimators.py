@@ -35,8 +35,9 @@ def decay(x: Any, height: Any, rate: Any, floor: Any) -> Any:
     return height * np.exp(-rate * x) + floor
 
 
-# As many epochs as the checks need to find what they look for; they fit a hundred times.
-@parametrize_with_checks([JitMLPClassifier(max_iter=100), JitMLPRegressor(max_iter=100), JitCurveFitter(line)])
+# Small networks: they are fitted a hundred times.
+@parametrize_with_checks([JitMLPClassifier((16,), learning_rate_init=1e-2), JitMLPRegressor((16,), learning_rate_init=1e-2),
+                          JitCurveFitter(line)])
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
