@@ -19,6 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 import jitgrad as jg
 from jitgrad.curves import solve
@@ -36,8 +37,7 @@ def decay(x: Any, height: Any, rate: Any, floor: Any) -> Any:
 
 
 # Small networks: they are fitted a hundred times.
-@parametrize_with_checks([JitMLPClassifier((16,), learning_rate_init=1e-2), JitMLPRegressor((16,), learning_rate_init=1e-2),
-                          JitCurveFitter(line)])
+@parametrize_with_checks([JitMLPClassifier((16,)), JitMLPRegressor((16,)), JitCurveFitter(line)])
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -233,13 +233,12 @@ def digits(dtype: Any = np.float64) -> Any:
 
 def test_digits_as_well_as_scikit_learn() -> None:
     train, test, train_digit, test_digit = digits()
-    settings: dict[str, Any] = {"hidden_layer_sizes": (64,), "max_iter": 80, "learning_rate_init": 3e-3, "random_state": 1}
-    ours = JitMLPClassifier(**settings).fit(train, train_digit)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        theirs = MLPClassifier(**settings).fit(train, train_digit)
+    ours = JitMLPClassifier((64,), random_state=1).fit(train, train_digit)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
+        theirs = MLPClassifier((64,), random_state=1).fit(train, train_digit)
     assert ours.score(test, test_digit) >= theirs.score(test, test_digit) - 0.005
     assert [w.shape for w in ours.coefs_] == [w.shape for w in theirs.coefs_]
-    assert len(ours.loss_curve_) == ours.n_iter_ <= 80
+    assert len(ours.loss_curve_) == ours.n_iter_ < 200
     # The same network: scikit-learn's forward pass over these weights.
     theirs.coefs_, theirs.intercepts_ = ours.coefs_, ours.intercepts_
     np.testing.assert_allclose(ours.predict_proba(test), theirs.predict_proba(test), atol=1e-12)
@@ -276,7 +275,7 @@ def test_training_ends_when_the_loss_no_longer_falls() -> None:
 def test_sample_weights_are_repetitions() -> None:
     rng = np.random.default_rng(0)
     inputs, label, count = rng.normal(size=(40, 2)), rng.integers(0, 3, 40), rng.integers(0, 4, 40)
-    settings: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 30, "random_state": 0}
+    settings: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 30, "batch_size": 200, "random_state": 0}
     weighted = JitMLPClassifier(**settings).fit(inputs, label, sample_weight=count)
     repeated = JitMLPClassifier(**settings).fit(np.repeat(inputs, count, axis=0), np.repeat(label, count))
     np.testing.assert_allclose(weighted.predict_proba(inputs), repeated.predict_proba(inputs), rtol=1e-9)
