@@ -84,7 +84,14 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
         leaf = leaf.data
     array = leaf if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
-        array = np.asarray(leaf)
+        try:
+            # The memory itself of whatever lets NumPy read it: PyTorch's CPU tensors, JAX's arrays, columns of frames.
+            array = np.asarray(leaf)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise errors.DtypeError(errors.explain(
+                f"argument {path()}, a {type(leaf).__name__}, cannot be read as an array of numbers: {error}", None,
+                "Pass numbers in the CPU's memory. Of a PyTorch tensor: tensor.detach().cpu(), or take part in its graph "
+                "with jitgrad.bridges.torch_function.")) from None
     if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
         raise errors.DtypeError(errors.explain(
             f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,

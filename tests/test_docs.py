@@ -27,6 +27,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Smaller than as written; what each prints is read below.
 EXAMPLES = {
     "closed_over_model.py": ["200"],
+    "curve_fits.py": ["200"],
     "curve_per_pixel.py": ["50"],
     "digits_classifier.py": ["8", "16"],
     "logistic_regression.py": ["2000"],
