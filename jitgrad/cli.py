@@ -120,6 +120,11 @@ def train(
         typer.Option(metavar="DIR", help="Write loss.png, boundary.png (two features, two classes), params.npz and "
                                          "result.json there. Default: write nothing."),
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Write a report that is one file: data, settings, loss, results, weights "
+                                               "and gradients, and the program."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a multilayer perceptron and measure it on a held-out fifth of the examples.
@@ -154,8 +159,14 @@ def train(
         if out is not None:
             # Before the training, so that an unusable folder costs no time.
             os.makedirs(out, exist_ok=True)
+        if report is not None:
+            from jitgrad import report as reports
+
+            reports.check_name(report)
         training = recipes.run(dataset, recipe, progress=False if as_json else None)
         files = training.write(out) if out is not None else []
+        if report is not None:
+            files.append(reports.write(training, report))
         if as_json:
             _print_json({"ok": True, **training.as_json(), "files": files})
         else:

@@ -51,7 +51,7 @@ def test_help_names_every_command_and_option():
         assert name in text
     text = run("train", "--help").output
     for option in ("--target", "--device", "--epochs", "--batch-size", "--learning-rate", "--hidden", "--seed", "--out",
-                   "--loss", "--json", "moons, digits"):  # fmt: skip
+                   "--report", "--loss", "--json", "moons, digits"):  # fmt: skip
         assert option in text
     assert "FUNCTION_args" in run("check", "--help").output
 
@@ -139,6 +139,21 @@ def test_train_writes_its_files_where_it_is_told():
     assert json.loads(Path("new/folder/result.json").read_text()) == record
     assert len(record["history"]) == 2
     assert set(record["metrics"]) == {"train_accuracy", "test_accuracy"}
+
+
+def test_train_writes_a_report():
+    record = json.loads(run("train", "moons", *QUICK, "--hidden", "3", "--report", "new/report.html", "--json").stdout)
+    assert record["files"] == ["new/report.html"]
+    text = Path("new/report.html").read_text(encoding="utf-8")
+    assert f"{record['metrics']['test_accuracy']:.1%}" in text
+    assert "wrote other.html" in run("train", "moons", *QUICK, "--hidden", "3", "--report", "other.html").stdout
+
+
+def test_an_unusable_report_is_reported_before_the_training(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jitgrad.recipes.run", lambda *args, **options: pytest.fail("it trained"))
+    assert "must end in .html" in run("train", "moons", "--report", "report.pdf", status=1).output
+    Path("file").touch()
+    run("train", "moons", "--report", "file/report.html", status=1)
 
 
 def test_the_saved_parameters_are_the_trained_network():

@@ -26,6 +26,7 @@ LAYERS = [
     ["trace", "arguments", "debug", "soundness"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
     ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover", "drawing"],
+    ["report"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
