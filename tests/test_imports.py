@@ -25,8 +25,8 @@ LAYERS = [
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness"],
     ["functions", "losses", "nn", "api", "calls", "lowered", "recorded", "optim", "ravel", "testing"],
-    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover", "drawing"],
-    ["report"],
+    ["train", "loop", "sweeps", "batches", "data", "plots", "recipes", "discover", "drawing", "roofline"],
+    ["report", "show"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
