@@ -1,4 +1,4 @@
-"""The command line: `jitgrad train`, `demo`, `check`, `devices`, `bench` and `cache`."""
+"""The command line: `jitgrad train`, `demo`, `check`, `show`, `devices`, `bench` and `cache`."""
 
 from __future__ import annotations
 
@@ -148,6 +148,11 @@ def train(
         typer.Option(metavar="DIR", help="Write loss.png, boundary.png (two features, two classes), params.npz and "
                                          "result.json there. Default: write nothing."),
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Write a report that is one file: data, settings, loss, results, weights "
+                                               "and gradients, and the program."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a multilayer perceptron and measure it on a held-out fifth of the examples.
@@ -187,8 +192,14 @@ def train(
         if out is not None:
             # Before the training, so that an unusable folder costs no time.
             os.makedirs(out, exist_ok=True)
+        if report is not None:
+            from jitgrad import report as reports
+
+            reports.check_name(report)
         training = recipes.run(dataset, recipe, progress=False if as_json else None, checkpoint=checkpoint, resume=resume)
         files = training.write(out) if out is not None else []
+        if report is not None:
+            files.append(reports.write(training, report))
         if as_json:
             _print_json({"ok": True, **training.as_json(), "files": files})
         else:
@@ -262,6 +273,62 @@ def check(
             _print_json({"ok": True, "target": target, "arguments": subject.origin, "report": str(report)})
         else:
             typer.echo(f"{target} agrees with its referees (arguments: {subject.origin}).\n{report}")
+
+
+@app.command()
+def show(
+    target: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="A loss for one example, and its file.")],
+    form: Annotated[
+        str | None, typer.Option(help="Print this form alone, whole: graph, tape, llvm, asm, ptx, sass or jaxpr. ptx and "
+                                      "sass are for cuda, and need no GPU.")
+    ] = None,
+    argnums: Annotated[
+        str | None, typer.Option(metavar="I,J,...", help="The arguments to differentiate, as in `jitgrad check`.")
+    ] = None,
+    reduce: Annotated[str, typer.Option(help="How examples combine: mean, sum, or none for a gradient each.")] = "mean",
+    limits: Annotated[
+        str | None, typer.Option(metavar="BYTES,FLOPS", help="What the machine can do a second, such as 4.8e12,67e12. "
+                                                             "Default: measured, unless for cuda.")
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the machine and time the program.")] = True,
+    picture: Annotated[
+        str | None, typer.Option("--draw", metavar="FILE", help="Also draw the tape: .svg, .html or .dot.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a function becomes: graph, tape, generated code, cost, and its place under the machine's roofline.
+
+    The function and its example arguments are found as by `jitgrad check`.
+
+    Examples:
+
+    - `jitgrad show model.py:objective`
+
+    - `jitgrad show model.py:objective --form ptx > objective.ptx`
+    """
+    with _reporting(as_json):
+        from jitgrad import discover
+        from jitgrad import show as shown
+
+        if form is not None and form not in shown.FORMS:
+            raise typer.BadParameter(f"--form is one of {', '.join(shown.FORMS)}; not {form!r}.")
+        subject = discover.find(target, None if argnums is None else _numbers(argnums, "--argnums", 0))
+        lowered = shown.lower(subject, device, form, None if reduce == "none" else reduce)
+        code = None if form is None else lowered.as_text(form)
+        if picture is not None:
+            from jitgrad.drawing import draw
+
+            draw(lowered, "tape").save(picture)
+        if code is not None and not as_json:
+            typer.echo(code)
+            return
+        overview = shown.Overview(target, subject.origin, lowered, shown.position(lowered, limits, measure))
+        if as_json:
+            code_of = {} if form is None else {form: code}
+            _print_json({"ok": True, **overview.as_json(), **code_of})
+        else:
+            overview.print(_console())
 
 
 @app.command()

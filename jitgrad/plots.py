@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.arguments import as_array, flatten
 from jitgrad.errors import ArgumentError, ShapeError, explain
+from jitgrad.optim import leaf_path
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from jitgrad.train import Epoch
@@ -22,6 +24,7 @@ Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
 
 _BLUE, _ORANGE = "#2f6db3", "#d9822b"
+_MOST_BINS, _MOST_ROWS = 41, 100
 
 
 def loss_curve(history: Sequence[Epoch] | Sequence[float], path: Path, title: str = "Training loss") -> None:
@@ -111,14 +114,81 @@ def decision_boundary(
     _write(figure, path)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def histograms(columns: Mapping[str, Any], path: Path, title: str = "Parameters") -> None:
+    """Write histograms of each layer's numbers: a row a leaf, a column a tree.
+
+    columns: pytrees of one structure under their headings, for example {"weights": params, "gradients": grads}
+    raises: ArgumentError where there is nothing to draw, for more than 100 leaves or an unknown format; ShapeError for
+        trees of different structures
+    """
+    if not columns:
+        raise ArgumentError(explain("There are no numbers to draw.", "columns is empty", "Pass {'weights': params}."))
+    flat = [flatten(tree) for tree in columns.values()]
+    structure = flat[0][1]
+    for heading, (_, other) in zip(columns, flat, strict=True):
+        if other != structure:
+            raise ShapeError(explain(f"{heading!r} has another structure than the first column.", f"{other}",
+                                     f"Pass trees of the structure {structure}."))
+    rows = len(flat[0][0])
+    if not 1 <= rows <= _MOST_ROWS:
+        raise ArgumentError(explain(f"Histograms are drawn of 1 to {_MOST_ROWS} leaves.", f"there are {rows}",
+                                    "Pass a part of the tree."))
+    names = [leaf_path("", structure, row).strip("[]'\"") or "all" for row in range(rows)]
+    figure, axes = _figure(max(3.2 * len(columns), 4.0), 0.6 + 1.5 * rows, (rows, len(columns)))
+    for column, (heading, (leaves, _)) in enumerate(zip(columns, flat, strict=True)):
+        for row, leaf in enumerate(leaves):
+            numbers = np.asarray(as_array(leaf, lambda row=row: names[row]), np.float64).ravel()  # type: ignore[misc]
+            finite = numbers[np.isfinite(numbers)]
+            here = axes[row, column]
+            here.hist(finite, color=(_BLUE, _ORANGE)[column % 2], **_bins(finite))
+            here.axvline(0.0, color="black", linewidth=0.6, alpha=0.5)
+            lost = f", {len(numbers) - len(finite)} not finite" if len(finite) < len(numbers) else ""
+            shown = f"mean {finite.mean():.2g}, std {finite.std():.2g}" if len(finite) else "none finite"
+            here.set_title(f"{names[row]} {heading}: {shown}{lost}", fontsize=7, loc="left")
+            here.tick_params(labelsize=6)
+            here.xaxis.get_offset_text().set_fontsize(6)
+            here.locator_params(axis="x", nbins=5)
+            here.locator_params(axis="y", nbins=3, integer=True)
+    figure.suptitle(title, fontsize=10)
+    _write(figure, path)
+
+
+def _bins(numbers: Array) -> dict[str, Any]:
+    """How to bin numbers: twice the cube root of their count (Rice's rule); one bar in the middle where all are equal."""
+    if numbers.size and numbers.min() == numbers.max():
+        around = abs(numbers[0]) / 2 or 1.0
+        return {"bins": _MOST_BINS, "range": (numbers[0] - around, numbers[0] + around)}
+    return {"bins": min(_MOST_BINS, max(8, round(2 * numbers.size ** (1 / 3))))}
+
+
+def predictions(targets: Array, predicted: Array, path: Path, title: str = "Predictions", unit: str = "target") -> None:
+    """Write a picture of predicted numbers over true ones, with the line on which they are equal.
+
+    targets, predicted: (n,) numbers
+    raises: ShapeError for other shapes, ArgumentError for an unknown format
+    """
+    targets, predicted = np.asarray(targets), np.asarray(predicted)
+    if targets.ndim != 1 or targets.shape != predicted.shape or not targets.size:
+        raise ShapeError(explain("Predictions are drawn of two vectors of one length.",
+                                 f"targets {targets.shape}, predicted {predicted.shape}", "Pass one number an example."))
+    figure, axes = _figure(4.8, 4.4)
+    ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
+    axes.plot(ends, ends, color="black", linewidth=1.0, alpha=0.6)
+    axes.scatter(targets, predicted, s=10, c=_BLUE, alpha=0.6, edgecolors="none")
+    axes.set(title=title, xlabel=unit, ylabel=f"predicted {unit}")
+    axes.grid(True, alpha=0.25)
+    _write(figure, path)
+
+
+def _figure(width: float, height: float, grid: tuple[int, int] | None = None) -> tuple[Figure, Any]:
+    """A figure and its axes: one, or an array of a grid of them."""
     # Without pyplot: no global state, no window, safe in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots() if grid is None else figure.subplots(*grid, squeeze=False)
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -130,6 +200,17 @@ def _write(figure: Figure, path: Path) -> None:
             explain("A picture's name must end in .png, .svg or .pdf.", f"path={name!r}", "Add one of these endings.")
         )
     picture = io.BytesIO()
-    figure.savefig(picture, format=kind)
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    figure.savefig(picture, format=kind, metadata=undated[kind])
+    drawn = picture.getvalue()
     with open(name, "wb") as file:
-        file.write(picture.getvalue())
+        file.write(_renamed(drawn) if kind == "svg" else drawn)
+
+
+def _renamed(svg: bytes) -> bytes:
+    """An SVG whose random identifiers are numbered instead, so that the same picture is the same file."""
+    identifiers = dict.fromkeys(re.findall(rb' id="([a-zA-Z]+[0-9_]*[0-9a-f]{10})"', svg))
+    number = {name: b"shape%d" % k for k, name in enumerate(identifiers)}
+    if not number:
+        return svg
+    return re.sub(rb'(?<=[#"])(' + b"|".join(number) + rb')(?=[")])', lambda found: number[found[1]], svg)

@@ -73,6 +73,8 @@ class Training:
     layers: widths from the inputs to the outputs
     metrics: "train_..." and, if anything is held out, "test_...": accuracy for classes; rmse, in the target's own unit,
         and r2 for numbers
+    predict: (n, features), as `dataset` has them, -> (n, outputs)
+    objective, examples: what was minimised, as `fit` was given it; examples are the training part
     """
 
     dataset: Dataset
@@ -82,6 +84,21 @@ class Training:
     result: FitResult
     metrics: dict[str, float]
     predict: Callable[[Array], Array]
+    objective: Callable[[Params, Any, Any], Any]
+    examples: tuple[Array, Array]
+
+    @property
+    def has_boundary(self) -> bool:
+        """Whether there are two features and two classes, so that the decision boundary can be drawn."""
+        return len(self.dataset.features) == 2 and len(self.dataset.classes) == 2
+
+    def held_out(self) -> tuple[Array, Array]:
+        """(inputs, targets) to show results on: what is held out, or all if nothing is."""
+        return self.dataset.test if len(self.dataset.test[1]) else self.dataset.train
+
+    def predicted_classes(self, inputs: Array) -> Array:
+        """(n, features) -> (n,) class indices."""
+        return _predicted_classes(self.predict(inputs))
 
     def as_json(self) -> dict[str, Any]:
         """The training as plain numbers and text."""
@@ -127,28 +144,29 @@ class Training:
 
         if self.result.history:
             plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
-        if len(self.dataset.features) == 2 and len(self.dataset.classes) == 2:
-            self._write_boundary(name("boundary.png"))
+        if self.has_boundary:
+            self.draw_boundary(name("boundary.png"))
         params = io.BytesIO()
         np.savez(params, **self.result.params)
         Path(name("params.npz")).write_bytes(params.getvalue())
         Path(name("result.json")).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
         return names
 
-    def _write_boundary(self, path: str) -> None:
+    def draw_boundary(self, path: str) -> None:
+        """Write a picture of the decision boundary among the held-out examples; see `has_boundary`."""
         data = self.dataset
 
         def score(raw: Array) -> Array:
             return _margin(self.predict((raw - data.mean) / data.std))
 
-        inputs, targets = data.test if len(data.test[1]) else data.train
+        inputs, targets = self.held_out()
         first, second = data.features
         negative, positive = data.classes
         accuracy = self.metrics.get("test_accuracy", self.metrics["train_accuracy"])
         plots.decision_boundary(
             score,
             inputs * data.std + data.mean,
-            np.where(_class_indices(targets), 1, -1),
+            np.where(class_indices(targets), 1, -1),
             path,
             title=f"{data.name}: {'-'.join(map(str, self.layers))} network, accuracy {accuracy:.1%}",
             features=(first, second),
@@ -175,11 +193,12 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
         return loss_function(outputs if loss == "cross_entropy" else outputs[0], y)
 
     inputs, targets = dataset.train
+    examples = inputs.astype(dtype), _targets_for(loss, targets, dtype)
     measure = measures.accuracy if dataset.classes else measures.r2
     result = fit(
         objective,
         initial_parameters(layers, recipe.seed, dtype),
-        (inputs.astype(dtype), _targets_for(loss, targets, dtype)),
+        examples,
         optimizer=_optimizer(recipe, len(targets)),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
@@ -201,7 +220,7 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
     metrics = _metrics(dataset, "train", predict)
     if len(dataset.test[1]):
         metrics |= _metrics(dataset, "test", predict)
-    return Training(dataset, recipe, loss, layers, result, metrics, predict)
+    return Training(dataset, recipe, loss, layers, result, metrics, predict, objective, examples)
 
 
 def _optimizer(recipe: Recipe, examples: int) -> optim.Optimizer:
@@ -254,7 +273,7 @@ def _loss_for(dataset: Dataset, loss: str) -> str:
     return loss
 
 
-def _class_indices(targets: Array) -> Array:
+def class_indices(targets: Array) -> Array:
     """0, 1, 2, ... also where the labels are -1 and +1."""
     return np.maximum(targets, 0)
 
@@ -262,15 +281,20 @@ def _class_indices(targets: Array) -> Array:
 def _targets_for(loss: str, targets: Array, dtype: np.dtype[Any]) -> Array:
     """The targets as the loss wants them: -1/+1, 0/1, class indices, or numbers."""
     if loss == "hinge":
-        return np.where(_class_indices(targets), 1, -1).astype(dtype)
+        return np.where(class_indices(targets), 1, -1).astype(dtype)
     if loss == "binary_cross_entropy":
-        return _class_indices(targets).astype(dtype)
-    return _class_indices(targets) if loss == "cross_entropy" else targets.astype(dtype)
+        return class_indices(targets).astype(dtype)
+    return class_indices(targets) if loss == "cross_entropy" else targets.astype(dtype)
 
 
 def _margin(outputs: Array) -> Array:
     """One score an example, positive for the second of two classes."""
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0]
+
+
+def _predicted_classes(outputs: Array) -> Array:
+    found: Array = outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).astype(np.int64)
+    return found
 
 
 def _metrics(dataset: Dataset, part: str, predict: Callable[[Array], Array]) -> dict[str, float]:

@@ -47,11 +47,11 @@ QUICK = ("--device", "interpret", "--epochs", "2")
 
 def test_help_names_every_command_and_option():
     text = run("--help").output
-    for name in ("train", "demo", "check", "devices", "--version", "Exit status"):
+    for name in ("train", "demo", "check", "show", "devices", "--version", "Exit status"):
         assert name in text
     text = run("train", "--help").output
     for option in ("--target", "--device", "--epochs", "--batch-size", "--learning-rate", "--hidden", "--seed", "--out",
-                   "--loss", "--json", "moons, digits"):  # fmt: skip
+                   "--report", "--loss", "--json", "moons, digits"):  # fmt: skip
         assert option in text
     assert "FUNCTION_args" in run("check", "--help").output
 
@@ -104,6 +104,9 @@ def test_devices_lists_each_backend_with_its_reason_and_autos_rule():
         ("train", "table.csv"),
         ("check",),
         ("check", "model.py:f", "--argnums", "x"),
+        ("show",),
+        ("show", "model.py:f", "--argnums", "x"),
+        ("show", "model.py:f", "--form", "wasm"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(args: tuple[str, ...]):
@@ -142,6 +145,21 @@ def test_train_writes_its_files_where_it_is_told():
     assert json.loads(Path("new/folder/result.json").read_text()) == record
     assert len(record["history"]) == 2
     assert set(record["metrics"]) == {"train_accuracy", "test_accuracy"}
+
+
+def test_train_writes_a_report():
+    record = json.loads(run("train", "moons", *QUICK, "--hidden", "3", "--report", "new/report.html", "--json").stdout)
+    assert record["files"] == ["new/report.html"]
+    text = Path("new/report.html").read_text(encoding="utf-8")
+    assert f"{record['metrics']['test_accuracy']:.1%}" in text
+    assert "wrote other.html" in run("train", "moons", *QUICK, "--hidden", "3", "--report", "other.html").stdout
+
+
+def test_an_unusable_report_is_reported_before_the_training(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jitgrad.recipes.run", lambda *args, **options: pytest.fail("it trained"))
+    assert "must end in .html" in run("train", "moons", "--report", "report.pdf", status=1).output
+    Path("file").touch()
+    run("train", "moons", "--report", "file/report.html", status=1)
 
 
 def test_the_saved_parameters_are_the_trained_network():
@@ -465,6 +483,74 @@ def test_check_says_what_is_wrong_with_its_target(target: str, says: list[str]):
     assert "Traceback" not in result.output
     for part in says:
         assert part in result.stderr
+
+
+# --- show -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("model")
+def test_show_prints_graph_tape_cost_and_roofline():
+    text = run("show", "models/model.py:objective", "--device", "interpret").stdout
+    for part in ("lowered for interpret", "model.py: example_args", "params['w']", "one an example", "\ngraph (the loss:",
+                 "\ntape (rolled up", "cost of one example", "roofline", "of the roof", "flops a byte"):  # fmt: skip
+        assert part in text, part
+    assert re.search(r"model\.py:\d+: ", text)  # the user's lines beside the nodes
+    assert list(Path().glob("*.svg")) == []
+
+
+@pytest.mark.usefixtures("model")
+def test_show_prints_one_form_whole():
+    import jitgrad as jg
+
+    subject = discover.find("scalars.py:smooth")
+    lowered = jg.value_and_grad(subject.function, subject.argnums, subject.in_axes).lower(*subject.args)
+    for form in ("graph", "tape"):
+        assert run("show", "scalars.py:smooth", "--form", form).stdout == lowered.as_text(form) + "\n"
+    assert "define " in run("show", "scalars.py:smooth", "--form", "llvm", "--device", "cpu").stdout
+    assert "jitgrad_body" in run("show", "scalars.py:smooth", "--form", "asm").stdout
+    assert run("show", "scalars.py:smooth", "--form", "jaxpr").stdout.count("lambda")
+    assert "has no form 'asm'" in run("show", "scalars.py:smooth", "--form", "asm", "--device", "interpret", status=1).output
+
+
+@pytest.mark.usefixtures("model")
+def test_show_compiles_for_a_gpu_that_is_not_there():
+    pytest.importorskip("numba_cuda")
+    assert ".target sm_" in run("show", "scalars.py:smooth", "--form", "ptx").stdout
+    text = run("show", "scalars.py:smooth", "--device", "cuda").stdout
+    assert "lowered for cuda" in text
+    assert "state the machine's limits with --limits" in text
+    stated = run("show", "scalars.py:smooth", "--device", "cuda", "--limits", "4.8e12,67e12", "--no-measure").stdout
+    assert "4.8 TB/s" in stated
+    assert "It took" not in stated
+
+
+@pytest.mark.usefixtures("model")
+def test_show_as_json():
+    command = ("show", "models/model.py:objective", "--device", "interpret", "--limits", "1e10,1e11", "--json")
+    record = json.loads(run(*command, "--form", "tape").stdout)
+    assert record["ok"] is True
+    assert record["cost"]["flops"] > 0
+    assert record["tape"].startswith("rows 0:")
+    assert {leaf["path"]: leaf["shared"] for leaf in record["leaves"]}["params['w']"] is True
+    found = record["roofline"]
+    assert found["bound"] in ("memory", "arithmetic")
+    assert found["share"] == pytest.approx(found["floor_seconds"] / found["seconds"])
+    assert found["flops_per_byte"] == pytest.approx(record["cost"]["flops"] / record["cost"]["bytes"])
+    still = json.loads(run(*command, "--no-measure").stdout)
+    assert still["roofline"]["seconds"] is None
+    assert {**still, "roofline": None} == {**record, "roofline": None}
+    assert json.loads(run(*command, "--limits", "fast", status=1).stdout)["ok"] is False
+
+
+@pytest.mark.usefixtures("model")
+def test_show_draws_the_tape():
+    run("show", "scalars.py:smooth", "--device", "interpret", "--no-measure", "--draw", "tape.svg")
+    assert Path("tape.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert ".svg, .html or .dot" in run("show", "scalars.py:smooth", "--draw", "tape.gif", status=1).output
+    assert "no function 'nothing'" in run("show", "scalars.py:nothing", status=1).output
+    assert "reduce must be" in run("show", "scalars.py:smooth", "--reduce", "max", status=1).output
+    run("show", "scalars.py:smooth", "--reduce", "none", "--no-measure", "--draw", "tape.dot")
+    assert "d / d a" in Path("tape.dot").read_text(encoding="utf-8")
 
 
 def test_a_module_that_was_loaded_before_is_left_alone():

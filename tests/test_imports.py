@@ -27,8 +27,8 @@ LAYERS = [
     ["functions", "losses", "nn", "api", "calls", "device_calls", "lowered", "recorded", "schedules", "optim",
      "ravel", "metrics", "testing", "derivatives"],
     ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
-     "plots", "recipes", "discover", "drawing", "curves", "bridges"],
-    ["estimators"],
+     "plots", "recipes", "discover", "drawing", "curves", "bridges", "roofline"],
+    ["estimators", "report", "show"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,70 @@ def test_no_display_and_no_pyplot_are_needed(tmp_path: Path):
                    env={"PATH": "", "HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path), "MPLBACKEND": "tkagg"},
                    cwd=Path(__file__).parent.parent)  # fmt: skip
     assert pixels(tmp_path / "loss.png").size
+
+
+PARAMS = {"W": np.arange(6.0).reshape(2, 3), "b": np.zeros(2)}
+
+
+def test_histograms_have_a_row_a_leaf_and_a_column_a_tree(tmp_path: Path):
+    both, one = tmp_path / "both.png", tmp_path / "one.png"
+    plots.histograms({"weights": PARAMS, "gradients": {"W": -PARAMS["W"], "b": np.ones(2)}}, both)
+    plots.histograms({"weights": PARAMS}, one)
+    picture = pixels(both)
+    blue = (picture[..., 2] - picture[..., 0]) > 0.3
+    orange = (picture[..., 0] - picture[..., 2]) > 0.3
+    half = picture.shape[1] // 2
+    assert blue[:, :half].any()
+    assert not blue[:, half:].any()
+    assert orange[:, half:].any()
+    assert not orange[:, :half].any()
+    upper = picture.shape[0] // 2
+    assert blue[:upper].any()
+    assert blue[upper:].any()
+    assert pixels(one).shape[1] < picture.shape[1]
+
+
+def test_histograms_state_what_they_show(tmp_path: Path):
+    odd = {"W": np.array([1.0, np.nan, 3.0, np.inf], np.float32), "b": 2.5, "none": np.array([np.nan])}
+    path = tmp_path / "odd.svg"
+    plots.histograms({"weights": odd, "gradients": odd}, path)
+    text = path.read_text()
+    for comment in ("W weights: mean 2, std 1, 2 not finite", "b gradients: mean 2.5, std 0",
+                    "none weights: none finite, 1 not finite"):  # fmt: skip
+        assert f"<!-- {comment}" in text
+    plots.histograms({"weights": np.ones(4)}, path)
+    assert "<!-- all weights: mean 1" in path.read_text()
+
+
+def test_histograms_of_nothing_and_of_unlike_trees_are_refused(tmp_path: Path):
+    path = tmp_path / "picture.png"
+    wrong: list[Any] = [{}, {"weights": {}}, {"weights": [1.0] * 101}]
+    for columns in wrong:
+        with pytest.raises(ArgumentError):
+            plots.histograms(columns, path)
+    with pytest.raises(ShapeError, match="gradients"):
+        plots.histograms({"weights": PARAMS, "gradients": [1.0]}, path)
+    assert not path.exists()
+
+
+def test_predictions_lie_on_the_line_where_they_are_right(tmp_path: Path):
+    path = tmp_path / "predictions.png"
+    numbers = np.linspace(0, 1, 50)
+    plots.predictions(numbers, numbers, path)
+    picture = pixels(path)
+    rows, columns = np.nonzero((picture[..., 2] - picture[..., 0]) > 0.3)
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # rows count downwards
+    with pytest.raises(ShapeError):
+        plots.predictions(numbers, numbers[:-1], path)
+
+
+def test_a_picture_is_the_same_file_every_time(tmp_path: Path):
+    for ending in ("svg", "pdf", "png"):
+        names = [tmp_path / f"{k}.{ending}" for k in range(2)]
+        for name in names:
+            plots.histograms({"weights": PARAMS}, name)
+        assert names[0].read_bytes() == names[1].read_bytes()
+    used = re.findall(r'(?:href="#|url\(#)([^")]+)', (tmp_path / "0.svg").read_text())
+    defined = re.findall(r' id="([^"]+)"', (tmp_path / "0.svg").read_text())
+    assert set(used) <= set(defined)
+    assert len(set(defined)) == len(defined)
