@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from jitgrad.errors import ArgumentError, JitgradError, explain
+from jitgrad import terminal
+from jitgrad.errors import ArgumentError, explain
 
 if TYPE_CHECKING:
     from jitgrad.data import Dataset
-    from jitgrad.recipes import Recipe, Training
+    from jitgrad.recipes import Recipe
 
 app = typer.Typer(
     name="jitgrad",
@@ -167,7 +165,7 @@ def train(
 
     - `jitgrad train houses.csv --target price --hidden 64,32 --epochs 200`
     """
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad import recipes
 
         base = {"moons": recipes.MOONS, "digits": recipes.DIGITS}.get(target, recipes.Recipe())
@@ -201,10 +199,10 @@ def train(
         if report is not None:
             files.append(reports.write(training, report))
         if as_json:
-            _print_json({"ok": True, **training.as_json(), "files": files})
+            terminal.print_json({"ok": True, **training.as_json(), "files": files})
         else:
-            _print_training(training, files)
-        _end_if_interrupted(training)
+            terminal.print_training(training, files)
+        terminal.end_if_interrupted(training)
 
 
 @app.command()
@@ -218,15 +216,15 @@ def demo(
     A 2-16-16-1 network with hinge loss, and a 64-32-10 network with cross-entropy on scikit-learn's 1,797 digits, of
     which a fixed fifth is held out. Takes less than a minute on two cores.
     """
-    with _reporting(False):
+    with terminal.reporting(False):
         from jitgrad import data, recipes
 
         os.makedirs(out, exist_ok=True)
         for load, recipe in ((data.load_moons, recipes.MOONS), (data.load_digits, recipes.DIGITS)):
             dataset = load()
             training = recipes.run(dataset, replace(recipe, seed=seed, device=device))
-            _print_training(training, training.write(out, prefix=f"{dataset.name}-"))
-            _end_if_interrupted(training)
+            terminal.print_training(training, training.write(out, prefix=f"{dataset.name}-"))
+            terminal.end_if_interrupted(training)
 
 
 @app.command()
@@ -255,7 +253,7 @@ def check(
 
     Exit status 1, with the worst element named, if anything disagrees.
     """
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad import discover
         from jitgrad.testing import check_grads
 
@@ -270,7 +268,7 @@ def check(
             seed=seed,
         )
         if as_json:
-            _print_json({"ok": True, "target": target, "arguments": subject.origin, "report": str(report)})
+            terminal.print_json({"ok": True, "target": target, "arguments": subject.origin, "report": str(report)})
         else:
             typer.echo(f"{target} agrees with its referees (arguments: {subject.origin}).\n{report}")
 
@@ -307,7 +305,7 @@ def show(
 
     - `jitgrad show model.py:objective --form ptx > objective.ptx`
     """
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad import discover
         from jitgrad import show as shown
 
@@ -326,26 +324,26 @@ def show(
         overview = shown.Overview(target, subject.origin, lowered, shown.position(lowered, limits, measure))
         if as_json:
             code_of = {} if form is None else {form: code}
-            _print_json({"ok": True, **overview.as_json(), **code_of})
+            terminal.print_json({"ok": True, **overview.as_json(), **code_of})
         else:
-            overview.print(_console())
+            overview.print(terminal.console())
 
 
 @app.command()
 def devices(as_json: JsonOption = False) -> None:
     """List the backends, why each can or cannot be used here, and the rule by which `auto` chooses."""
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad import backends
 
         found = backends.devices()
         if as_json:
             rows = [{"name": d.name, "available": d.available, "detail": d.detail} for d in found]
-            _print_json({"ok": True, "devices": rows, "auto": _auto_rule(backends.GPU_WORK)})
+            terminal.print_json({"ok": True, "devices": rows, "auto": _auto_rule(backends.GPU_WORK)})
             return
         table = Table("device", "usable", "detail", box=None, pad_edge=False)
         for device in found:
             table.add_row(device.name, "yes" if device.available else "no", device.detail)
-        console = _console()
+        console = terminal.console()
         console.print(table, markup=False)
         console.print(f"\nauto: {_auto_rule(backends.GPU_WORK)}", markup=False, highlight=False)
 
@@ -357,7 +355,7 @@ def bench(context: typer.Context) -> None:
     The cases are in `benchmarks/` of a checkout, which an installed jitgrad does not carry. They are found beside the
     library, or in the folder the command is given in, and then measure the jitgrad that is installed.
     """
-    with _reporting(False):
+    with terminal.reporting(False):
         status = _benchmarks()(context.args)
     raise typer.Exit(status)
 
@@ -383,13 +381,13 @@ app.add_typer(_cache, name="cache")
 @_cache.command()
 def info(as_json: JsonOption = False) -> None:
     """Where it is, how many programs it holds, and how large it may grow."""
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad.compiler import cache
 
         files = cache.files()
         size = cache.size(files)
         if as_json:
-            _print_json({"ok": True, "folder": str(cache.folder()), "files": len(files), "bytes": size,
+            terminal.print_json({"ok": True, "folder": str(cache.folder()), "files": len(files), "bytes": size,
                          "limit_bytes": cache.LIMIT_BYTES})
             return
         typer.echo(f"{cache.folder()}: {len(files)} files, {size / 2**20:.1f} of at most "
@@ -399,12 +397,12 @@ def info(as_json: JsonOption = False) -> None:
 @_cache.command()
 def clear(as_json: JsonOption = False) -> None:
     """Remove it; programs are compiled anew when they are next run."""
-    with _reporting(as_json):
+    with terminal.reporting(as_json):
         from jitgrad.compiler import cache
 
         gone = cache.clear()
         if as_json:
-            _print_json({"ok": True, "removed": gone})
+            terminal.print_json({"ok": True, "removed": gone})
             return
         typer.echo(f"removed {gone} files from {cache.folder()}")
 
@@ -447,73 +445,6 @@ def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     if min(numbers) < least:
         raise typer.BadParameter(f"{option} takes whole numbers of at least {least} with commas between, not {text!r}.")
     return numbers
-
-
-def _print_training(training: Training, files: list[str]) -> None:
-    dataset, result = training.dataset, training.result
-    console = _console()
-    console.print(
-        f"[bold]{dataset.name}[/bold]: {len(dataset.train[1])} training and {len(dataset.test[1])} held-out examples, "
-        f"{'-'.join(map(str, training.layers))} network, {training.loss}, {training.recipe.dtype}"
-    )
-    measured = [] if not result.validation_losses else ["validation", *result.history[0].metrics]
-    table = Table("epoch", "loss", *measured, "examples/s", box=None, pad_edge=False)
-    for column in table.columns:
-        column.justify = "right"
-    last = len(result.history)
-    shown = sorted({1, last, result.epoch} | {round(last * part / 10) for part in range(1, 10)} - {0}) if last else []
-    for number in shown:
-        epoch = result.history[number - 1]
-        after = [] if epoch.validation_loss is None else [f"{epoch.validation_loss:.5f}",
-                                                          *(f"{metric:.4f}" for metric in epoch.metrics.values())]
-        table.add_row(str(number), f"{epoch.loss:.5f}", *after, f"{epoch.examples_per_second:,.0f}")
-    console.print(table)
-    if result.resumed:
-        console.print(f"went on from epoch {result.resumed} of the checkpoint")
-    if result.ended == "patience":
-        console.print(f"ended after {training.recipe.patience} epochs without a better one than epoch {result.epoch}, whose "
-                      f"parameters are kept")
-    for name, metric in training.metrics.items():
-        text = f"{metric:.1%}" if name.endswith("accuracy") else f"{metric:.4g}"
-        console.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {text}")
-    console.print(
-        f"{result.steps} steps in {result.seconds:.2f} s, compilation included; "
-        f"{result.examples_per_second:,.0f} examples/s after the first epoch"
-    )
-    for file in files:
-        typer.echo(f"wrote {file}")
-    typer.echo()
-
-
-def _end_if_interrupted(training: Training) -> None:
-    """Ctrl-C gave what the training had reached, which has been reported; it ends the command all the same."""
-    if training.result.ended == "interrupted":
-        raise KeyboardInterrupt
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    typer.echo(json.dumps(record, indent=2, allow_nan=False))
-
-
-def _console() -> Console:
-    # Made anew each time: sys.stdout may have been replaced since import. A pipe gets lines as long as they are.
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-
-
-@contextmanager
-def _reporting(as_json: bool) -> Iterator[None]:
-    """Turn errors that the user can mend into their own text and exit status 1, without a traceback."""
-    try:
-        yield
-    except (JitgradError, OSError) as error:
-        if as_json:
-            _print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
-        else:
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ LAYERS = [
      "ravel", "metrics", "testing", "derivatives"],
     ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
      "plots", "recipes", "discover", "drawing", "curves", "bridges", "roofline"],
-    ["estimators", "report", "show"],
+    ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
