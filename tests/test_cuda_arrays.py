@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -203,3 +204,21 @@ def test_a_second_gpu_is_named_cuda_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_memory, "cuda", SimpleNamespace(gpus=[contextlib.nullcontext()]))
     with pytest.raises(errors.DeviceError, match=r"(?s)no device 'cuda:1'; this machine has 1 GPU\..*Choose from: cuda:0"):
         step(2.0, np.ones(3))
+
+
+@pytest.mark.slow
+def test_the_gpu_report_runs_in_the_simulator(tmp_path: Path) -> None:
+    """All of it but the clocks: the checks are real ones, of tiny batches."""
+    root, path = Path(__file__).parent.parent, tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--simulate", "--seed", "1", "--json", str(path), "--picture",
+               str(tmp_path / "gpu.svg")]
+    done = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+                          capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert report["failures"] == []
+    assert {e["name"].split(",")[0] for e in report["kernels"]} == {
+        "mse", "hinge", "bce", "network 2-16-16-1", "softmax cross-entropy"}
+    assert all(e["error"] < 2e-4 for e in report["kernels"])
+    assert len(report["right"]) == 12 + 2
+    assert "<svg" in (tmp_path / "gpu.svg").read_text(encoding="utf-8")

@@ -144,7 +144,7 @@ def host_view(array: DeviceArray) -> Array:
 
 def upload(host: Array, device: int = 0) -> DeviceArray:
     """A copy on the device."""
-    host = np.ascontiguousarray(host)
+    host = np.asarray(host, order="C")             # ascontiguousarray would give a single number an axis
     made = allocate(host.shape, host.dtype, device)
     fill(made, host)
     return made
