@@ -6,7 +6,9 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -33,6 +35,19 @@ from jitgrad.value import Value, is_number
 Argnums = int | Sequence[int]
 _REDUCTIONS = ("mean", "sum", None)
 _KEPT_CALLS = 1024                                 # argument shapes whose checks are remembered
+_KEPT_RECORDINGS = 16                              # of one function that promises to be recorded once
+
+_Recordings = dict[Signature, Recorded]
+_PROMISED: WeakKeyDictionary[Callable[..., Any], dict[Any, tuple[Any, _Recordings]]] = WeakKeyDictionary()
+
+
+def recorded_once(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """Promise that a function depends on its arguments alone, so that all of its transforms may share its recordings.
+
+    Without it every transform records anew: the function may read numbers that have changed since.
+    """
+    _PROMISED[fun] = {}
+    return fun
 
 
 class Transformed:
@@ -48,9 +63,11 @@ class Transformed:
         self.device = backends.check_name(device)
         numbers = () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
         self._numbers, self._in_axes = numbers, in_axes
-        self._recorded: dict[Signature, Recorded] = {}
         self._calls: dict[Any, Callable[[list[Any], Any], Any]] = {}
-        self._lock = threading.RLock()
+        fresh: tuple[Any, _Recordings] = (threading.RLock(), {})
+        self._shares = isinstance(fun, FunctionType) and fun in _PROMISED
+        self._lock, self._recorded = (_PROMISED[fun].setdefault((numbers, repr(in_axes), reduce, returns), fresh)
+                                      if self._shares else fresh)
         self.__name__ = getattr(fun, "__name__", "function")
         self.__doc__ = fun.__doc__
 
@@ -175,6 +192,8 @@ class Transformed:
         with self._lock:
             found = self._recorded.get(signature)
             if found is None:
+                if self._shares and len(self._recorded) >= _KEPT_RECORDINGS:
+                    del self._recorded[next(iter(self._recorded))]
                 found = self._recorded[signature] = self._trace(bound, signature)
             return found
 

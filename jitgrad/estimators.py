@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad import errors, losses, optim
-from jitgrad.api import Transformed, jit
+from jitgrad.api import Transformed, jit, recorded_once
 from jitgrad.curves import Curves, Solver, solver
 from jitgrad.functions import PUBLIC
 from jitgrad.train import Epoch, fit
@@ -58,11 +58,27 @@ def _forward(activation: str, device: str) -> Transformed:
     return jit(lambda params, x: _network(activation, params, x), in_axes=(None, 0), reduce=None, device=device)
 
 
+@lru_cache(maxsize=32)
+def _objective(activation: str, loss: Callable[[Any, Any], Any], weighted: bool) -> Callable[..., Any]:
+    """The loss of one example; the same function at each fit, so that a search records a network of a shape once."""
+    def objective(params: Any, x: Any, target: Any) -> Any:
+        return loss(_network(activation, params, x), target)
+
+    def with_weight(params: Any, x: Any, target: Any, weight: Any) -> Any:
+        return weight * objective(params, x, target)
+
+    return recorded_once(with_weight if weighted else objective)
+
+
+def _two_classes(logits: Any, label: Any) -> Any:
+    return losses.binary_cross_entropy(logits[0], label)
+
+
 class _JitMLP(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share."""
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (100,), activation: str = "relu", *,
-                 weight_decay: float = 0.0, batch_size: int | str = "auto", learning_rate_init: float = 3e-3,
+                 weight_decay: float = 0.0, batch_size: int | str = "auto", learning_rate_init: float = 5e-3,
                  max_iter: int = 200, tol: float = 1e-3, n_iter_no_change: int = 10, random_state: Any = None,
                  device: str = "auto", verbose: bool = False):
         self.hidden_layer_sizes, self.activation = hidden_layer_sizes, activation
@@ -88,13 +104,7 @@ class _JitMLP(BaseEstimator):  # type: ignore[misc]
         sizes = [X.shape[1], *(np.atleast_1d(hidden).tolist()), outputs]
         if any(not isinstance(size, Integral) or size < 1 for size in sizes):
             raise errors.ArgumentError(f"hidden_layer_sizes must be positive whole numbers; got {hidden!r}")
-        activation, best, waited = self.activation, np.inf, 0
-
-        def objective(params: Any, x: Any, target: Any) -> Any:
-            return loss(_network(activation, params, x), target)
-
-        def weighted(params: Any, x: Any, target: Any, weight: Any) -> Any:
-            return weight * objective(params, x, target)
+        best, waited = np.inf, 0
 
         def enough(epoch: Epoch, _: Any) -> bool:
             nonlocal best, waited
@@ -108,12 +118,12 @@ class _JitMLP(BaseEstimator):  # type: ignore[misc]
             data = (*data, (sample_weight * (len(X) / sample_weight.sum())).astype(dtype))
         rate = self.learning_rate_init
         found = fit(
-            objective if sample_weight is None else weighted,
+            _objective(self.activation, loss, sample_weight is not None),
             self._initial(sizes, generator, dtype),
             data,
             optimizer=optim.adamw(rate, weight_decay=self.weight_decay) if self.weight_decay else optim.adam(rate),
             epochs=self.max_iter,
-            batch_size=min(32, len(X)) if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
+            batch_size=min(64, len(X)) if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
             seed=int(generator.randint(2**31 - 1)),
             device=self.device,
             progress=bool(self.verbose),
@@ -152,7 +162,7 @@ class JitMLPClassifier(ClassifierMixin, _JitMLP):  # type: ignore[misc]
     hidden_layer_sizes: neurons of each hidden layer, or one number
     activation: "relu", "tanh", "logistic" or "identity"
     weight_decay: decoupled decay of every parameter (Loshchilov & Hutter 2019); 0 is plain Adam
-    batch_size: examples a step; "auto" is min(32, examples), fewer than in scikit-learn: a step costs little here
+    batch_size: examples a step; "auto" is min(64, examples), fewer than in scikit-learn: a step costs little here
     learning_rate_init: Adam's learning rate
     max_iter: epochs at most; training ends earlier once the loss has not fallen by `tol` for `n_iter_no_change` epochs
     random_state: an int makes the same bits at every fit
@@ -169,7 +179,7 @@ class JitMLPClassifier(ClassifierMixin, _JitMLP):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) == 2:
-            self._keep(self._train(lambda z, t: losses.binary_cross_entropy(z[0], t), X, targets.astype(X.dtype), 1, weight))
+            self._keep(self._train(_two_classes, X, targets.astype(X.dtype), 1, weight))
         else:
             self._keep(self._train(losses.cross_entropy, X, targets, len(self.classes_), weight))
         return self

@@ -367,3 +367,26 @@ def test_lower_runs_nothing() -> None:
         step.lower(1.0, np.full(3, np.nan))
     step(1.0, np.ones(4))
     assert len(count) == 1
+
+
+def test_a_function_may_promise_to_be_recorded_once() -> None:
+    from jitgrad.api import recorded_once
+    calls = []
+
+    def square(w: Any, x: Any) -> Any:
+        calls.append(1)
+        return (w * x) ** 2
+
+    w, x = np.array(2.0), np.arange(3.0)
+    for _ in range(2):
+        jg.value_and_grad(square)(w, x)
+    assert len(calls) == 2
+    recorded_once(square)
+    calls.clear()
+    for _ in range(2):
+        assert jg.value_and_grad(square)(w, x)[0] == jg.jit(square)(w, x)
+        assert jg.grad(square, argnums=1, in_axes=(None, 0))(w, x).tolist() == [0.0, 8.0 / 3, 16.0 / 3]
+    assert len(calls) == 3                                  # once for each transform
+    for size in (*range(1, 30), 29, 1):                     # the oldest are forgotten
+        jg.jit(square)(w, np.ones((2, size)))
+    assert len(calls) == 3 + 29 + 1

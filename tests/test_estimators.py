@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 from threadpoolctl import threadpool_limits
 
 import jitgrad as jg
@@ -36,8 +36,14 @@ def decay(x: Any, height: Any, rate: Any, floor: Any) -> Any:
     return height * np.exp(-rate * x) + floor
 
 
-# Small networks: they are fitted a hundred times.
-@parametrize_with_checks([JitMLPClassifier((16,)), JitMLPRegressor((16,)), JitCurveFitter(line)])
+# Small networks: they are fitted a hundred times. (scikit-learn's own parametrization names a function by its address, so
+# that processes that share the tests would not agree on their names.)
+CHECKS = [pytest.param(estimator, check, id=f"{type(estimator).__name__}-{number}")
+          for made in (JitMLPClassifier((16,)), JitMLPRegressor((16,)), JitCurveFitter(line))
+          for number, (estimator, check) in enumerate(estimator_checks_generator(made))]
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS)
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
