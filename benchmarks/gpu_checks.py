@@ -110,8 +110,6 @@ def family(report: Report, name: str, dtype: type) -> str:
     reference = jg.value_and_grad(fun, device="interpret", **options)
     worst, same = 0.0, True
     for n in report.sizes.families:
-        if name == "tape" and report.simulated:
-            continue                                # a thousand rows, a thread after the other: minutes
         given = arguments(report.random(f"{name} {n}"), n, dtype)
         leaves, structure = trees.flatten(given)
         wide = trees.unflatten(structure, [a.astype(np.float64) if a.dtype.kind == "f" else a for a in leaves])

@@ -21,6 +21,7 @@ from benchmarks.machine import digits
 
 PACKAGES = ("numba-cuda", "cupy-cuda13x", "cuda-bindings", "nvidia-nvvm", "nvidia-cuda-nvrtc")
 QUEUE_SECONDS = 0.02                               # of other work, behind which calls are queued
+ROUND_SECONDS = 0.3                                # of calls in a row, about
 Record = dict[str, Any]
 Run = Callable[[], Any]
 
@@ -90,14 +91,25 @@ def wall_seconds(report: Report, run: Run, finish: Callable[[], Any]) -> float:
     """Of a call, of several in a row until the last has ended; the median of rounds."""
     run()
     finish()
+    calls = how_many(report, run, finish)
     samples = []
     for _ in range(report.sizes.rounds):
         start = time.perf_counter()
-        for _ in range(report.sizes.calls):
+        for _ in range(calls):
             run()
         finish()
-        samples.append((time.perf_counter() - start) / report.sizes.calls)
+        samples.append((time.perf_counter() - start) / calls)
     return statistics.median(samples)
+
+
+def how_many(report: Report, run: Run, finish: Callable[[], Any]) -> int:
+    """Calls of a round: fewer of what takes long."""
+    if report.sizes.calls == 1:
+        return 1
+    start = time.perf_counter()
+    run()
+    finish()
+    return max(1, min(report.sizes.calls, int(ROUND_SECONDS / (time.perf_counter() - start))))
 
 
 def device_seconds(report: Report, run: Run) -> float | None:
@@ -110,17 +122,17 @@ def device_seconds(report: Report, run: Run) -> float | None:
     bandwidth = report.record["limits"].get("copy_bytes_per_second", 2e12)
     a, b = (cuda.device_array(size // 4, np.uint8) for _ in range(2))
     copies = int(QUEUE_SECONDS / (2 * (size // 4) / bandwidth)) + 1
-    samples = []
+    calls, samples = how_many(report, run, wait), []
     for _ in range(report.sizes.rounds):
         first, last = cuda.event(), cuda.event()
         for _ in range(copies):
             b.copy_to_device(a)
         first.record()
-        for _ in range(report.sizes.calls):
+        for _ in range(calls):
             run()
         last.record()
         last.synchronize()
-        samples.append(cuda.event_elapsed_time(first, last) / 1000 / report.sizes.calls)
+        samples.append(cuda.event_elapsed_time(first, last) / 1000 / calls)
     return statistics.median(samples)
 
 
