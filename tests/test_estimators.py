@@ -226,17 +226,21 @@ def test_curve_fitter_explains(options: dict[str, Any], kind: type[Exception], m
 # Networks.
 
 
-def digits(dtype: Any = np.float64) -> Any:
+def digits(dtype: Any = np.float64, split: int = 0) -> Any:
     pixels, digit = load_digits(return_X_y=True)
-    return train_test_split((pixels / 16).astype(dtype), digit, random_state=0, stratify=digit)
+    return train_test_split((pixels / 16).astype(dtype), digit, random_state=split, stratify=digit)
 
 
 def test_digits_as_well_as_scikit_learn() -> None:
-    train, test, train_digit, test_digit = digits()
-    ours = JitMLPClassifier((64,), random_state=1).fit(train, train_digit)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
-        theirs = MLPClassifier((64,), random_state=1).fit(train, train_digit)
-    assert ours.score(test, test_digit) >= theirs.score(test, test_digit) - 0.005
+    """With its default settings and with ours, over several splits: one split's accuracy varies by a point."""
+    lead = []
+    for split in range(5):
+        train, test, train_digit, test_digit = digits(split=split)
+        ours = JitMLPClassifier((64,), random_state=split).fit(train, train_digit)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
+            theirs = MLPClassifier((64,), random_state=split).fit(train, train_digit)
+        lead.append(ours.score(test, test_digit) - theirs.score(test, test_digit))
+    assert np.mean(lead) > -0.005
     assert [w.shape for w in ours.coefs_] == [w.shape for w in theirs.coefs_]
     assert len(ours.loss_curve_) == ours.n_iter_ < 200
     # The same network: scikit-learn's forward pass over these weights.
