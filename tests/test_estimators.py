@@ -194,6 +194,14 @@ def test_a_curve_without_an_end_is_reported() -> None:
     assert not hopeless.converged_.any()
 
 
+def test_small_steps_under_strong_damping_are_no_end() -> None:
+    """Where it starts the curve hardly depends on the rate: long steps overflow, and only strong damping is accepted."""
+    x = np.linspace(0.0, 1e3, 20)
+    fitter = JitCurveFitter(lambda x, a, b: a * np.exp(-b * x), x).fit(3e-12 * np.exp(-1e-3 * x)[None])
+    assert fitter.converged_.all()
+    np.testing.assert_allclose(fitter.params_, [[3e-12, 1e-3]], rtol=1e-6)
+
+
 def test_a_formula_fit_is_a_feature_and_models_can_be_compared() -> None:
     true, Y = curves(200)
     label = true[:, 1] > 0.9
