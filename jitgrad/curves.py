@@ -132,12 +132,14 @@ class Solver:
         still = small[0]
         for one in small[1:]:
             still = still & one
-        settled = better & (gained <= ftol * cost) & (promised <= ftol * cost)
+        settled = (_abs(gained) <= ftol * cost) & (promised <= ftol * cost)
+        # Strong damping makes any step small: that is being stuck.
+        done = (damping <= 1.0) & (settled | still)
 
         def choose(a: Any, b: Any) -> Any:
             return np.array([_where(better, u, v) for u, v in zip(a, b, strict=True)], object)
         return (choose(new, theta), new_damping, _where(better, new_cost, cost), choose(new_gradient, gradient),
-                choose(new_normal, normal), _where(settled | still, 1.0, 0.0))
+                choose(new_normal, normal), _where(done, 1.0, 0.0))
 
     @cached_property
     def covariance(self) -> Transformed:

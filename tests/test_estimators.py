@@ -200,6 +200,14 @@ def test_a_curve_without_an_end_is_reported() -> None:
     assert not hopeless.converged_.any()
 
 
+def test_small_steps_under_strong_damping_are_no_end() -> None:
+    """Where it starts the curve hardly depends on the rate: long steps overflow, and only strong damping is accepted."""
+    x = np.linspace(0.0, 1e3, 20)
+    fitter = JitCurveFitter(lambda x, a, b: a * np.exp(-b * x), x).fit(3e-12 * np.exp(-1e-3 * x)[None])
+    assert fitter.converged_.all()
+    np.testing.assert_allclose(fitter.params_, [[3e-12, 1e-3]], rtol=1e-6)
+
+
 def test_a_formula_fit_is_a_feature_and_models_can_be_compared() -> None:
     true, Y = curves(200)
     label = true[:, 1] > 0.9
@@ -232,17 +240,21 @@ def test_curve_fitter_explains(options: dict[str, Any], kind: type[Exception], m
 # Networks.
 
 
-def digits(dtype: Any = np.float64) -> Any:
+def digits(dtype: Any = np.float64, split: int = 0) -> Any:
     pixels, digit = load_digits(return_X_y=True)
-    return train_test_split((pixels / 16).astype(dtype), digit, random_state=0, stratify=digit)
+    return train_test_split((pixels / 16).astype(dtype), digit, random_state=split, stratify=digit)
 
 
 def test_digits_as_well_as_scikit_learn() -> None:
-    train, test, train_digit, test_digit = digits()
-    ours = JitMLPClassifier((64,), random_state=1).fit(train, train_digit)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
-        theirs = MLPClassifier((64,), random_state=1).fit(train, train_digit)
-    assert ours.score(test, test_digit) >= theirs.score(test, test_digit) - 0.005
+    """With its default settings and with ours, over several splits: one split's accuracy varies by a point."""
+    lead = []
+    for split in range(5):
+        train, test, train_digit, test_digit = digits(split=split)
+        ours = JitMLPClassifier((64,), random_state=split).fit(train, train_digit)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
+            theirs = MLPClassifier((64,), random_state=split).fit(train, train_digit)
+        lead.append(ours.score(test, test_digit) - theirs.score(test, test_digit))
+    assert np.mean(lead) > -0.005
     assert [w.shape for w in ours.coefs_] == [w.shape for w in theirs.coefs_]
     assert len(ours.loss_curve_) == ours.n_iter_ < 200
     # The same network: scikit-learn's forward pass over these weights.
