@@ -118,6 +118,13 @@ def test_printed_derivatives_mean_what_the_rule_says(op: Any) -> None:
     assert printed == pytest.approx(list(derivative(op)(g, scope["out"], x, y)), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["neuron", "graph", "tape"])
+def test_the_pictures_of_expressions_are_those_that_the_page_draws(name: str) -> None:
+    drawn = load(ROOT / "docs" / "gen_seeing.py", "gen_seeing").pictures()[name]
+    kept = (ROOT / "docs" / "assets" / "seeing" / f"{name}.svg").read_text(encoding="utf-8")
+    assert kept == drawn, "python docs/gen_seeing.py draws them anew"
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     page = generator.reference_page((ROOT / "docs" / "reference.md").read_text(encoding="utf-8"))
     missing = [name for name in jg.__all__ if not re.search(rf"\bjg\.{name}\b", page)]

@@ -96,3 +96,12 @@ def test_a_program_without_a_batch_is_timed_as_it_is():
     assert found.examples == 1
     assert found.bytes == 0
     assert found.seconds is not None
+
+
+def test_timing_ends_at_the_most_bytes_whatever_a_row_takes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(roofline, "_MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(roofline, "_LONG_ENOUGH", 1e9)
+    step = jg.value_and_grad(lambda p, x, y: (p * x[0] * x[1] - y) ** 2, device="cpu")
+    lowered = step.lower(1.0, np.ones((2, 2)), np.ones(2))
+    assert lowered.cost_analysis()["bytes"] == 24  # which does not divide it
+    assert roofline.position(lowered, LIMITS).examples == (1 << 16) // 24
