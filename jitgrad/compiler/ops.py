@@ -204,8 +204,13 @@ LOG1P = op("log1p", 1, value=lambda x: -INF if x == -1 else total(math.log1p)(x)
            corners=(Corner((-1.0,), -INF, (INF,), "a pole, not an exception"),
                     Corner((-2.0,), NAN, None, "outside the domain")))
 
+def _sigmoid(x: Any) -> Any:
+    e = EXP(-ABS(x))                   # softplus has the same, and the compiler computes it once
+    return WHERE(LE(0.0, x), 1.0, e) / (1.0 + e)
+
+
 SIGMOID = op("sigmoid", 1, jax="nn.sigmoid", doc="1 / (1 + e⁻ˣ)",
-             spelling=lambda x: 1.0 / (1.0 + EXP(-x)),
+             spelling=_sigmoid,
              vjp=lambda g, out, x: (g * (out * (1.0 - out)),), inside=((-8.0, 8.0),),
              corners=(Corner((0.0,), 0.5, (0.25,), "the middle"), Corner((INF,), 1.0, (0.0,), "saturates"),
                       Corner((-1e4,), 0.0, (0.0,), "saturates, no overflow")))
