@@ -35,9 +35,14 @@ def _target() -> Any:
     return llvm.Target.from_default_triple()
 
 
+# Constants and functions may lie anywhere in memory. The small model, which saves a tenth of the instructions and 3% of the
+# time, ends the process where a large one has left no room near by.
+_CODE_MODEL = "large"
+
+
 def _new_machine() -> Any:
-    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic",
-                                           codemodel="small", jit=True)
+    return _target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="default",
+                                           codemodel=_CODE_MODEL, jit=True)
 
 
 @functools.cache
@@ -98,7 +103,7 @@ def native(make: Callable[[], ir.Module | str], *identity: str) -> Native:
 
     identity: whatever the module depends on beside the sources of the generator.
     """
-    key = cache.key(*identity, sources(), llvmlite.__version__, llvm.get_host_cpu_name(), _features())
+    key = cache.key(*identity, sources(), _CODE_MODEL, llvmlite.__version__, llvm.get_host_cpu_name(), _features())
     with _LOCK:
         found = _loaded.get(key)
         if found is None:
