@@ -26,7 +26,7 @@ from referees import assert_close, assert_same_bits
 import jitgrad as jg
 from jitgrad import backends, errors, losses
 from jitgrad.backends import cuda as backend
-from jitgrad.backends import cuda_text
+from jitgrad.backends import cuda_forms, cuda_text
 from jitgrad.backends.cuda import CudaKernel
 from jitgrad.backends.interpret import InterpretKernel, run_tape
 from jitgrad.compiler import schedule
@@ -194,7 +194,7 @@ def test_every_operation_compiles(dtype: str, fused: bool, monkeypatch: pytest.M
 def test_the_sum_over_blocks_compiles(dtype: str) -> None:
     from numba import cuda, from_dtype, types
     array = [types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (dtype, "float64")]
-    text, _ = cuda.compile(backend._sums(2).py_func, types.void(*array, types.int64, types.int64),
+    text, _ = cuda.compile(cuda_forms.sum_kernel(2).py_func, types.void(*array, types.int64, types.int64),
                            cc=backend.CC, device=False, abi="numba", output="ptx")
     assert "add.f64" in text or "add.rn.f64" in text
 
@@ -284,7 +284,7 @@ def test_the_interpreters_step_computes_every_operation(dtype: str, monkeypatch:
     monkeypatch.setattr(schedule, "FUSED_LIMIT", -1)
     made = every_operation(np.dtype(dtype))
     form = CudaKernel(made)._form
-    assert isinstance(form, backend._Tape)
+    assert isinstance(form, cuda_forms.Tape)
     tape, place = form.layout.tape, form.place
     x = np.random.default_rng(0).uniform(0.5, 2, (WARP, made.batched[0].width)).astype(dtype)
     expected = run_tape(tape, made, np.zeros(0, dtype), [x], 0, WARP)
