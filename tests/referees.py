@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,23 @@ DIFFERENCES = 2e-7
 # "cpu" is the straight-line kernel, "cpu-tape" the CPU's interpreter of tapes, which large programs get.
 OURS = ("interpret", "cpu", "cpu-tape")
 BACKENDS = (*OURS, "jax")
+# What a GPU would run, straight line and interpreter, as PTX on ptx_machine: slow, so for what is compiled once.
+EMULATED = ("cuda", "cuda-tape")
 
 
 @contextmanager
 def forced(backend: str) -> Iterator[str]:
     """Inside, a kernel's first call for the device that is yielded makes it the way `backend` says."""
-    limits = {"cpu": 10**9, "cpu-tape": -1}
-    with pytest.MonkeyPatch.context() as patch:
-        if backend in limits:
-            patch.setattr(schedule, "FUSED_LIMIT", limits[backend])
-        yield backend.partition("-")[0]
+    device, _, tape = backend.partition("-")
+    with ExitStack() as stack:
+        if device in ("cpu", "cuda"):
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(schedule, "FUSED_LIMIT", -1 if tape else 10**9)
+        if device == "cuda":
+            pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
+            from cuda_emulation import emulated
+            stack.enter_context(emulated())
+        yield device
 
 
 def bits(x: float) -> bytes:

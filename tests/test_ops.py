@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from referees import BACKENDS, DIFFERENCES, FLOAT32, FLOAT64, OURS, assert_close, assert_same_bits, bits, forced
+from referees import BACKENDS, DIFFERENCES, EMULATED, FLOAT32, FLOAT64, OURS, assert_close, assert_same_bits, bits, forced
 
 import jitgrad as jg
 from jitgrad.compiler.ops import OPS, Corner, Op
@@ -104,7 +104,7 @@ def sampled(backend: str, dtype: type = np.float64) -> dict[str, Result]:
 
 
 @every
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, *EMULATED])
 def test_value_and_gradient_are_the_eager_ones(op: Op, backend: str) -> None:
     values, grads = sampled(backend)[op.name]
     weights = WEIGHTS.get(op.name, np.ones(N))
@@ -115,7 +115,7 @@ def test_value_and_gradient_are_the_eager_ones(op: Op, backend: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, *EMULATED])
 def test_float32_is_near_float64(op: Op, backend: str) -> None:
     rounded = POINTS[op.name].astype(np.float32).astype(np.float64)
     weights = WEIGHTS.get(op.name, np.ones(N)).astype(np.float32).astype(np.float64)
@@ -210,7 +210,7 @@ def test_corners_eagerly(op: Op) -> None:
 
 @promised
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize("backend", [*OURS, *EMULATED])
 def test_corners_in_kernels(op: Op, backend: str, dtype: type) -> None:
     values, grads = at_corners(backend, dtype)[op.name]
     rows = grads if grads is not None else [None] * len(values)
@@ -256,7 +256,7 @@ def kinds(numbers: Any) -> Any:
 
 
 @pytest.mark.parametrize("op", FIXED, ids=lambda op: op.name)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, *EMULATED])
 def test_special_values(op: Op, backend: str) -> None:
     points, found = at_special(backend)
     values, _ = found[op.name]
@@ -269,7 +269,7 @@ def test_special_values(op: Op, backend: str) -> None:
 
 
 @pytest.mark.parametrize("op", [op for op in DIFFERENTIABLE if not op.variadic], ids=lambda op: op.name)
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize("backend", [*OURS, *EMULATED])
 def test_special_gradients(op: Op, backend: str) -> None:
     """The derivative rule means the same on Python numbers, on arrays and in machine code."""
     points, found = at_special(backend)
