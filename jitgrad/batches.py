@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -80,11 +80,14 @@ class Batches:
         made._arrays, made.count = self._chosen(examples), len(examples)
         return made
 
-    def joined(self, array: Array) -> Batches:
-        """The same examples with one more argument, (count,)."""
+    def joined(self, others: Batches) -> Batches:
+        """The same examples with more arguments. Raises ShapeError unless there are as many."""
+        if others.count != self.count:
+            raise ShapeError(explain(f"{others._name} has {others.count} examples, and {self._name} {self.count}.", None,
+                                     "It needs an entry for each example."))
         made = copy.copy(self)
-        made._arrays, made._axes = [*self._arrays, array], (*self._axes, 0)
-        _, made._spec = flatten((*self.whole(), array))
+        made._arrays, made._axes = [*self._arrays, *others._arrays], (*self._axes, *others._axes)
+        _, made._spec = flatten((*self.whole(), *others.whole()))
         return made
 
     def kinds(self) -> list[tuple[str, list[int]]]:
@@ -122,6 +125,18 @@ class Batches:
     def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)
         return data
+
+
+class Noise:
+    """Random arrays for every example, drawn anew for every epoch; see `fit`. An epoch's depend on it and the seed alone."""
+
+    def __init__(self, draw: Callable[[np.random.Generator, int], Tree], seed: int) -> None:
+        self._draw, self._seed = draw, seed
+
+    def joined(self, batches: Batches, epoch: int) -> Batches:
+        """The examples of an epoch, counted from 0, with its noise as their last argument."""
+        generator = np.random.default_rng([self._seed, 0xD0_15E, epoch])
+        return batches.joined(Batches(None, (self._draw(generator, batches.count),), None, "noise"))
 
 
 def check_finite(array: Array, path: str, advice: str) -> None:

@@ -1,25 +1,36 @@
-"""micrograd's neural networks, name for name: the same classes, parameters, order of random draws and reprs."""
+"""micrograd's neural networks, name for name: the same classes, parameters, order of random draws and reprs.
+
+And jitgrad's own layers beside them, from layers.py. All are Modules, whose parameters are Values or arrays (module.py).
+"""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from jitgrad.functions import PUBLIC
+from jitgrad.layers import (
+    ACTIVATIONS,
+    INITIALISERS,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Residual,
+    SelfAttention,
+    Sequential,
+    gelu,
+    silu,
+)
+from jitgrad.module import Module, Put
 from jitgrad.value import Value
 
-
-class Module:
-    """Something with parameters."""
-
-    def zero_grad(self) -> None:
-        """Set every parameter's gradient to 0."""
-        for p in self.parameters():
-            p.grad = 0
-
-    def parameters(self) -> list[Any]:
-        """The Values to be trained."""
-        return []
+__all__ = ["ACTIVATIONS", "INITIALISERS", "MLP", "Dropout", "Embedding", "Layer", "LayerNorm", "Linear", "Module", "Neuron",
+           "Residual", "SelfAttention", "Sequential", "gelu", "silu"]
 
 
 class Neuron(Module):
@@ -32,7 +43,7 @@ class Neuron(Module):
 
     def __call__(self, x: Sequence[Any]) -> Any:
         act = sum((wi * xi for wi, xi in zip(self.w, x, strict=False)), self.b)
-        return act.relu() if self.nonlin else act
+        return PUBLIC["relu"](act) if self.nonlin else act
 
     def parameters(self) -> list[Any]:
         """Weights, then the bias."""
@@ -55,6 +66,16 @@ class Layer(Module):
     def parameters(self) -> list[Any]:
         """Neuron by neuron."""
         return [p for n in self.neurons for p in n.parameters()]
+
+    def _replaced(self, prefix: str, put: Put) -> Any:
+        """As arrays its neurons are rows: W (nout, nin) and b (nout,)."""
+        made = copy.copy(self)
+        weights = put(f"{prefix}W", np.array([n.w for n in self.neurons], object))
+        biases = put(f"{prefix}b", np.array([n.b for n in self.neurons], object))
+        made.neurons = [copy.copy(n) for n in self.neurons]
+        for neuron, w, b in zip(made.neurons, weights, biases, strict=True):
+            neuron.w, neuron.b = w, b
+        return made
 
     def __repr__(self) -> str:
         return f"Layer of [{', '.join(str(n) for n in self.neurons)}]"

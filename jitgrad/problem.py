@@ -18,20 +18,25 @@ from jitgrad.metrics import Metric
 
 Tree = Any
 Array = npt.NDArray[Any]
+Draw = Callable[[np.random.Generator, int], Tree]
 
 
 class Evaluation:
-    """What is measured after an epoch: the objective as it is, without weights and penalties, and metrics."""
+    """What is measured after an epoch: the objective as it is, without weights and penalties, and metrics.
 
-    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], data: tuple[Tree, ...]):
-        self._loss, self._metrics, self._data = loss, metrics, data
+    noise: the objective's further arguments: None in the place of noise, if it takes any
+    """
+
+    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], data: tuple[Tree, ...],
+                 noise: tuple[None, ...]):
+        self._loss, self._metrics, self._data, self._noise = loss, metrics, data, noise
 
     def __bool__(self) -> bool:
         return self._loss is not None or bool(self._metrics)
 
     def of(self, params: Tree, epoch: int) -> tuple[float | None, dict[str, float]]:
         """The validation loss, None where there is none, and the metrics. Raises NonFiniteError for a loss that is."""
-        loss = None if self._loss is None else float(self._loss(params, *self._data))
+        loss = None if self._loss is None else float(self._loss(params, *self._data, *self._noise))
         if loss is not None and not math.isfinite(loss):
             raise NonFiniteError(explain(f"The validation loss became {loss} after epoch {epoch}.", None,
                                          "The validation examples may lie far from the training's; standardise both alike."))
@@ -47,7 +52,7 @@ class Problem:
 
     def __init__(self, objective: Callable[..., Any], *, in_axes: Any = None, reduce: str = "mean", device: str = "auto",
                  sample_weight: Any = None, class_weight: Any = None, validation: Any = None,
-                 metrics: Mapping[str, Metric] | None = None):
+                 metrics: Mapping[str, Metric] | None = None, noise: Draw | None = None):
         if reduce not in ("mean", "sum"):
             raise ArgumentError(
                 explain("fit minimises one number, so reduce must be 'mean' or 'sum'.", f"reduce={reduce!r}",
@@ -57,10 +62,15 @@ class Problem:
         self._sample_weight, self._class_weight = sample_weight, class_weight
         weighted = sample_weight is not None or class_weight is not None
         self._validation, self._metrics = _checked(validation), _callables(metrics)
-        step = value_and_grad(_weighted(objective) if weighted else objective, argnums=0,
-                              in_axes=_extended(in_axes) if weighted else in_axes, reduce=reduce, device=device)
+        if noise is not None and not callable(noise):
+            raise ArgumentError(explain("noise must be a function (generator, examples) -> arrays.", f"noise={noise!r}",
+                                        "For the Dropouts of a model pass noise=model.masks."))
+        self.noise = noise
+        with_noise = in_axes if noise is None else _extended(in_axes)
+        step = value_and_grad(_weighted(objective, before_noise=noise is not None) if weighted else objective, argnums=0,
+                              in_axes=_extended(with_noise) if weighted else with_noise, reduce=reduce, device=device)
         self.loops = Loops(step, reduce == "mean")
-        self._loss = None if validation is None else jit(objective, in_axes=in_axes, reduce="mean", device=device)
+        self._loss = None if validation is None else jit(objective, in_axes=with_noise, reduce="mean", device=device)
 
     @property
     def splits(self) -> bool:
@@ -80,7 +90,7 @@ class Problem:
             weights *= _sample_weights(self._sample_weight, batches.count)
         if self._class_weight is not None:
             weights *= _class_weights(self._class_weight, batches.whole()[-1], batches.count)
-        return batches.joined(weights)
+        return batches.joined(Batches(None, (weights,), None, "weights"))
 
     def split(self, params: Tree, batches: Batches, seed: int) -> tuple[Batches, Evaluation]:
         """The examples to train on, and what is measured after each epoch."""
@@ -103,7 +113,8 @@ class Problem:
                 raise ArgumentError(explain(f"validation has {len(self._validation)} arguments where data has {arguments}.",
                                             None, "Pass the same arguments for other examples: (X, Y)."))
             measured = Batches(params, self._validation, self._in_axes, "validation")
-        return batches, Evaluation(self._loss, self._metrics, measured.whole()[:arguments])
+        nothing = () if self.noise is None else (None,)
+        return batches, Evaluation(self._loss, self._metrics, measured.whole()[:arguments], nothing)
 
 
 def _checked(validation: Any) -> Any:
@@ -131,15 +142,16 @@ def _extended(in_axes: Any) -> Any:
     if in_axes is None or in_axes == 0:
         return in_axes
     if isinstance(in_axes, int):
-        raise ArgumentError(explain("Weights lie along axis 0, and one in_axes for all arguments says otherwise.",
+        raise ArgumentError(explain("Weights and noise lie along axis 0, and one in_axes for all arguments says otherwise.",
                                     f"in_axes={in_axes}", "Give in_axes an entry for each argument."))
     return (*in_axes, 0)
 
 
-def _weighted(objective: Callable[..., Any]) -> Callable[..., Any]:
+def _weighted(objective: Callable[..., Any], before_noise: bool) -> Callable[..., Any]:
     def weighted(params: Tree, *example: Any) -> Any:
-        *example, weight = example  # type: ignore[assignment]
-        return weight * objective(params, *example)
+        arguments = list(example)
+        weight = arguments.pop(-2 if before_noise else -1)
+        return weight * objective(params, *arguments)
     # For errors; not functools.wraps, with which it would have the objective's signature, one argument too few.
     weighted.__name__ = getattr(objective, "__name__", "objective")
     return weighted

@@ -17,7 +17,7 @@ from jitgrad.batches import Batches
 from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.history import FitResult
 from jitgrad.metrics import Metric
-from jitgrad.problem import Evaluation, Problem
+from jitgrad.problem import Draw, Evaluation, Problem
 from jitgrad.progress import progress_bar
 from jitgrad.train import Settings, train_one
 
@@ -85,7 +85,7 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
           reduce: str = "mean", in_axes: Any = None, device: str = "auto", sample_weight: Any = None,
           class_weight: Any = None, l1: float = 0.0, l2: float = 0.0, clip_norm: float | None = None,
           validation: tuple[Tree, ...] | float | None = None, metrics: Mapping[str, Metric] | None = None,
-          patience: int | None = None, progress: bool | None = None) -> SweepResult:
+          patience: int | None = None, noise: Draw | None = None, progress: bool | None = None) -> SweepResult:
     """Train a model for each combination of the settings in `grid`, as `fit` would train each alone.
 
     grid: values for some of "optimizer", "seed", "batch_size", "epochs", "l1", "l2", "clip_norm", "patience", "params" and
@@ -102,7 +102,7 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
              "clip_norm": clip_norm, "patience": patience, "params": params, "subset": None}
     chosen = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     problem = Problem(objective, in_axes=in_axes, reduce=reduce, device=device, sample_weight=sample_weight,
-                      class_weight=class_weight, validation=validation, metrics=metrics)
+                      class_weight=class_weight, validation=validation, metrics=metrics, noise=noise)
     start = _Start(problem, data)
     models: list[Model | None] = [None] * len(chosen)
     numbers, stop = iter(range(len(chosen))), threading.Event()
@@ -117,7 +117,7 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
                 how = how.checked()
                 own, batches, evaluation = start.of(settings["params"], settings["subset"], how.seed)
                 try:
-                    result = train_one(problem.loops, own, batches, how, evaluation)
+                    result = train_one(problem, own, batches, how, evaluation)
                 except NonFiniteError as error:
                     models[k] = Model(chosen[k], None, error)
                 except BaseException:

@@ -10,15 +10,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from jitgrad import optim
-from jitgrad.batches import Batches
+from jitgrad.batches import Batches, Noise
 from jitgrad.checkpoint import Path
 from jitgrad.errors import ArgumentError, explain
 from jitgrad.history import ALL_EPOCHS, CALLBACK, INTERRUPTED, PATIENCE
 from jitgrad.history import Epoch as Epoch
 from jitgrad.history import FitResult as FitResult
-from jitgrad.loop import Loops
 from jitgrad.metrics import Metric
-from jitgrad.problem import Evaluation, Problem
+from jitgrad.problem import Draw, Evaluation, Problem
 from jitgrad.progress import progress_bar
 from jitgrad.resume import TrainingFile
 from jitgrad.trainer import Run, Trainer
@@ -47,6 +46,7 @@ def fit(
     validation: tuple[Tree, ...] | float | None = None,
     metrics: Mapping[str, Metric] | None = None,
     patience: int | None = None,
+    noise: Draw | None = None,
     callback: Callback | None = None,
     checkpoint: Path | None = None,
     every: int = 1,
@@ -78,6 +78,8 @@ def fit(
         data, or on data where there are none; see `jg.metrics`
     patience: end after so many epochs in a row without a new lowest validation loss (without validation: loss), and
         return the parameters of the best epoch
+    noise: a function (generator, examples) -> pytree of arrays (examples, ...), such as the masks of dropout, drawn anew for
+        each epoch from `seed` and given to the objective as one more argument, the last; validation gives None in its place
     callback: called after each epoch with its `Epoch` and a copy of the parameters; returning True ends the training
     checkpoint: a file to write the training to after every `every` epochs and at its end; see `jg.load`
     resume: go on from `checkpoint` if there is such a file, to the same bits as a training that was never stopped
@@ -91,7 +93,7 @@ def fit(
     """
     options: dict[str, Any] = {
         "in_axes": in_axes, "reduce": reduce, "device": device, "sample_weight": sample_weight,
-        "class_weight": class_weight, "validation": validation, "metrics": metrics}
+        "class_weight": class_weight, "validation": validation, "metrics": metrics, "noise": noise}
     if ensemble is not None:
         if callback is not None or checkpoint is not None:
             raise ArgumentError(explain("An ensemble has no callback and no checkpoint: its models train side by side.",
@@ -112,8 +114,8 @@ def fit(
         kept = TrainingFile(checkpoint, {
             "optimizer": str(settings.stepper()), "batch_size": settings.steps_of(batches), "seed": settings.seed,
             "reduce": reduce, "patience": patience is not None, "data": [list(kind) for kind in batches.kinds()],
-            "validation": validation is not None})
-    return train_one(problem.loops, params, batches, settings, evaluation, progress=progress, callback=callback,
+            "validation": validation is not None, "noise": noise is not None})
+    return train_one(problem, params, batches, settings, evaluation, progress=progress, callback=callback,
                      interruptible=True, file=kept, every=every, resume=resume)
 
 
@@ -165,10 +167,10 @@ class Settings:
         return size
 
 
-def train_one(loops: Loops, params: Tree, batches: Batches, settings: Settings, evaluation: Evaluation, *,
+def train_one(problem: Problem, params: Tree, batches: Batches, settings: Settings, evaluation: Evaluation, *,
               progress: bool | None = False, callback: Callback | None = None, interruptible: bool = False,
               file: TrainingFile | None = None, every: int = 1, resume: bool = False) -> FitResult:
-    """What `fit` does once everything has been checked; trainings with the same `loops` compile once.
+    """What `fit` does once everything has been checked; trainings of the same `problem` compile once.
 
     interruptible: Ctrl-C ends the training, and not what called it
     file, every, resume: the checkpoint, how many epochs apart it is written, whether to begin with what it holds
@@ -182,8 +184,9 @@ def train_one(loops: Loops, params: Tree, batches: Batches, settings: Settings, 
     best_epoch = min(range(1, resumed + 1), key=lambda number: history[number - 1].score, default=0)
     ended = PATIENCE if patience is not None and resumed - best_epoch >= patience else ALL_EPOCHS
     left = max(0, settings.epochs - resumed) if ended == ALL_EPOCHS else 0
-    run = Run(loops, trainer, batches, batch_size, generator)
-    compiled = loops.of(optimizer, params, batches, batch_size) if left else None
+    noise = None if problem.noise is None else Noise(problem.noise, settings.seed)
+    run = Run(problem.loops, trainer, batches, batch_size, generator, noise)
+    compiled = problem.loops.of(optimizer, params, run.examples(), batch_size) if left else None
     watched = callback is not None or file is not None or patience is not None or bool(evaluation)
     with progress_bar(progress, settings.epochs, run.steps_per_epoch, batches.count, resumed) as bar:
         try:

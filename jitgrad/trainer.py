@@ -11,7 +11,7 @@ import numpy as np
 from jitgrad import optim
 from jitgrad.api import Transformed
 from jitgrad.arguments import flatten
-from jitgrad.batches import Batches, check_finite
+from jitgrad.batches import Batches, Noise, check_finite
 from jitgrad.errors import LabelError, NonFiniteError, explain
 from jitgrad.loop import Compiled, Loops, Pace, slices
 from jitgrad.progress import Progress
@@ -38,16 +38,24 @@ class Run:
     """One training. Its epochs come as (sum of the losses over the examples, seconds)."""
 
     def __init__(self, loops: Loops, trainer: Trainer, batches: Batches, batch_size: int | None,
-                 generator: np.random.Generator) -> None:
+                 generator: np.random.Generator, noise: Noise | None) -> None:
         self._loops, self._trainer, self._batches, self._batch_size = loops, trainer, batches, batch_size
-        self._generator, self._mean = generator, loops.mean
+        self._generator, self._mean, self._noise = generator, loops.mean, noise
         self.steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
+        self._noisy: tuple[int, Batches] = -1, batches
+
+    def examples(self) -> Batches:
+        """The examples, with the noise of the next step's epoch."""
+        epoch = self._trainer.now.steps // self.steps_per_epoch
+        if self._noise is not None and self._noisy[0] != epoch:
+            self._noisy = epoch, self._noise.joined(self._batches, epoch)
+        return self._noisy[1]
 
     def one_by_one(self, epochs: int, progress: Progress) -> Iterator[tuple[float, float]]:
         """Each step is a call from Python."""
         for _ in range(epochs):
             started, total = time.perf_counter(), 0.0
-            for size, batch in _epoch(self._batches, self._batch_size, self._generator):
+            for size, batch in _epoch(self.examples(), self._batch_size, self._generator):
                 loss = self._make(batch)
                 total += loss * size if self._mean else loss
                 progress.advance(loss, 1)
@@ -55,22 +63,23 @@ class Run:
 
     def _make(self, batch: tuple[Tree, ...]) -> float:
         trainer = self._trainer
-        value, grads = _step(self._loops.step, trainer.now.params, batch, self._batches)
+        value, grads = _step(self._loops.step, trainer.now.params, batch, self.examples())
         epoch, index = divmod(trainer.now.steps, self.steps_per_epoch)
         trainer.update(float(value), grads, f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}")
         return float(value)
 
     def compiled(self, loop: Compiled, epochs: int, by_epoch: bool,
                  progress: Progress) -> Iterator[tuple[float, float]]:
-        """Many steps a call; with `by_epoch`, none across the end of an epoch."""
-        trainer, batches, pace = self._trainer, self._batches, Pace()
+        """Many steps a call; with `by_epoch` or noise, none across the end of an epoch."""
+        trainer, batches, pace = self._trainer, self.examples(), Pace()
         model = loop.model(trainer.now.params, batches, *trainer.numbers())
-        rows, ends = self._loops.rows(loop, trainer.now.params, batches), self.steps_per_epoch
+        by_epoch, ends = by_epoch or self._noise is not None, self.steps_per_epoch
         rule = trainer.rule
         assert rule is not None                             # or there would be no loop
         total, spent = 0.0, 0.0
         for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
-            before = trainer.now.steps
+            before, batches = trainer.now.steps, self.examples()
+            rows = self._loops.rows(loop, trainer.now.params, batches)
             made, why, losses = loop.run(model, rule, rows, part, before + 1)
             trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
             if why:
