@@ -51,7 +51,7 @@ def only(folder: Path, pattern: str) -> Path:
 def check_contents(sdist: Path, wheel: Path) -> list[str]:
     """Every module is in both archives, and nothing else is in the wheel; returns the kernel modules' names."""
     modules = {f"jitgrad/{path.relative_to(CHECKOUT / 'jitgrad').as_posix()}"
-               for folder in (".", "backends", "compiler") for path in (CHECKOUT / "jitgrad" / folder).glob("*.py")}
+               for folder in (".", "backends", "cli", "compiler") for path in (CHECKOUT / "jitgrad" / folder).glob("*.py")}
     kernels = {path.name for path in (CHECKOUT / "kernels").iterdir() if path.suffix in (".py", ".ll")}
     wanted = modules | {f"jitgrad/kernels/{name}" for name in kernels} | {"jitgrad/py.typed"}
     with zipfile.ZipFile(wheel) as archive:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.errors import ArgumentError, DataError, explain
+from jitgrad.columns import LEFT_OUT, Cell, Column, is_missing, is_number, number, understand
+from jitgrad.errors import ArgumentError, DataError, explain, require
 
 Array = npt.NDArray[Any]
 
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _MOST_INTEGER_CLASSES = 20
+_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Dataset:
     classes: the classes' names in the order of their indices; empty for regression
     mean, std: (features,) float64: inputs are (raw - mean) / std; 0 and 1 where nothing was standardised
     target_mean, target_std: the same for a regression target; 0 and 1 for classes
+    target: the name of what is predicted
+    columns: of a table, what each column but the target holds, in the order of the features that they make
     """
 
     name: str
@@ -43,6 +47,8 @@ class Dataset:
     std: Array
     target_mean: float = 0.0
     target_std: float = 1.0
+    target: str = "target"
+    columns: tuple[Column, ...] = ()
 
     def __repr__(self) -> str:
         kind = f"{len(self.classes)} classes" if self.classes else "regression"
@@ -64,10 +70,11 @@ def load_moons(n: int = 1000, noise: float = 0.15, seed: int = 0, held_out: floa
         raise ArgumentError(explain("load_moons needs an int n of at least 10.", f"n={n!r}", "Pass n=1000, say."))
     if not (isinstance(noise, (int, float)) and 0.0 <= noise < math.inf):
         raise ArgumentError(explain("noise must be a finite number >= 0.", f"noise={noise!r}", "Pass 0.15, say."))
+    require("sklearn", "The two moons come from scikit-learn", "scikit-learn")
     from sklearn.datasets import make_moons  # a second of import that other data sets need not pay
 
     inputs, half = make_moons(n_samples=int(n), noise=float(noise), random_state=_seed(seed))
-    train, test = _split(half, held_out, seed, stratify=True)
+    train, test = split(half, held_out, seed, stratify=True)
     targets = np.where(half == 1, 1, -1).astype(np.int64)
     return Dataset(
         name="moons",
@@ -88,6 +95,7 @@ def load_digits(held_out: float = 0.2, seed: int = 0) -> Dataset:
         one and the same 64-32-10 network varies by one to two points, so compare models on the same split
     raises: ArgumentError
     """
+    require("sklearn", "The digits come with scikit-learn", "scikit-learn")
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
@@ -116,51 +124,72 @@ def load_csv(
     *,
     task: str = "auto",
     features: Sequence[str] | None = None,
-    delimiter: str = ",",
+    ignore: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
     standardise: bool = True,
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """A CSV file with a header row, numeric feature columns and one target column.
+    """A CSV file with a header row: feature columns of numbers, dates or categories, and one target column.
 
     target: the name of the column to predict
-    task: "classification", "regression" or "auto". auto: a target with text in it, or of at most 20 distinct integers,
-        names classes; any other numeric target is a number to predict
+    task: "classification", "regression" or "auto". auto: a target with text in it, or of at most 20 distinct integers
+        that stand in two rows each on average, names classes; any other numeric target is a number to predict
     features: the input columns in the order wanted; None takes every column but the target
-    standardise: subtract the training examples' mean and divide by their standard deviation, per feature, and for a
-        regression target too; a constant column is only centred
+    ignore: columns that are not to be used
+    categories: columns whose numbers are names (postcodes, codes), and not measurements
+    delimiter: what separates cells; None: the one of , ; tab | that finds the most columns in the header
+    decimal: "." or ","; None: a comma if the delimiter is another character, a cell reads as a number so, and none does
+        with a point
+    standardise: subtract the training examples' mean and divide by their standard deviation, per number or date, and for
+        a regression target too; a constant column is only centred
     held_out: the fraction of rows kept for testing, stratified by class; 0 keeps none
-    returns: `Dataset`; classes are numbered in ascending order of the integers or in alphabetical order of the names
-    raises: DataError naming line and column: no file, no header, a missing cell, text in a feature column, a ragged
-        row, an unknown column, a single class; ArgumentError for a bad option
+    returns: `Dataset`; classes are numbered in ascending order of the integers or in alphabetical order of the names.
+        `columns` says what each column was taken for:
+
+        numbers, and dates in ISO 8601, which become days: a missing one takes the training rows' mean
+        categories: text, at most 100 different ones and each in two rows on average; a feature of 0 or 1 for each that
+            the training rows have, all 0 where it is missing or new
+        any other text, such as names and identifiers, is left out, or an error if `features` asks for it
+        a column that training rows lack in places has one more feature, 1 where it is missing
+
+    raises: DataError naming line and column: no file, no header, a missing target, text in a column that mostly holds
+        numbers, a ragged row, an unknown column, a single class; ArgumentError for a bad option
     """
     if task not in ("auto", "classification", "regression"):
         raise ArgumentError(
             explain("Unknown task.", f"task={task!r}", "Choose 'auto', 'classification' or 'regression'.")
         )
     name = os.fspath(path)
-    header, rows = _read(name, delimiter)
-    _known(name, header, [target], "target")
-    wanted = [column for column in header if column != target] if features is None else list(features)
-    _known(name, header, wanted, "features")
+    table = read_table(name, delimiter, decimal)
+    header = table.header
+    for option, listed in [("target", [target]), ("ignore", ignore), ("categories", categories)]:
+        _known(table, listed, option)
+    wanted = [column for column in header if column != target and column not in ignore]
+    if features is not None:
+        wanted = list(features)
+        _known(table, wanted, "features")
     if not wanted or target in wanted or len(set(wanted)) != len(wanted):
         raise DataError(
             explain("The features must be distinct columns other than the target.", f"{name}: {', '.join(wanted)}",
                     f"The target is {target!r}; the columns are: {', '.join(header)}.")
         )
-    inputs = np.empty((len(rows), len(wanted)))
-    for j, column in enumerate(wanted):
-        at = header.index(column)
-        for i, (line, cells) in enumerate(rows):
-            inputs[i, j] = _number(cells[at], name, line, column)
-    cells_of_target = [(line, cells[header.index(target)].strip()) for line, cells in rows]
-    targets, classes = _targets(cells_of_target, name, target, task)
-
-    train, test = _split(targets, held_out, seed, stratify=bool(classes))
-    mean, std = np.zeros(len(wanted)), np.ones(len(wanted))
+    targets, classes = _targets([(line, text.strip()) for line, text in table.column(target)], name, target, task)
+    train, test = split(targets, held_out, seed, stratify=bool(classes))
+    columns = tuple(understand(column, table.column(column), train, name, column in categories) for column in wanted)
+    unusable = [column for column in columns if column.kind == LEFT_OUT]
+    if unusable and (features is not None or len(unusable) == len(columns)):
+        raise DataError(explain(f"The column {unusable[0].name!r} cannot be a feature: {unusable[0].note}.", f"{name}:1",
+                                "Leave it out, or list it in `categories` (--categories) if its texts do name categories."))
+    inputs = np.concatenate([column.inputs(table.column(column.name), name)[0] for column in columns], axis=1)
+    mean, std = np.zeros(inputs.shape[1]), np.ones(inputs.shape[1])
     target_mean, target_std = 0.0, 1.0
     if standardise:
-        mean, std = _mean_and_std(inputs[train])
+        measures = np.concatenate([column.measures for column in columns])
+        found = _mean_and_std(inputs[train])
+        mean, std = np.where(measures, found[0], 0.0), np.where(measures, found[1], 1.0)
         inputs = (inputs - mean) / std
         if not classes:
             centre, spread = _mean_and_std(targets[train][:, None])
@@ -170,20 +199,51 @@ def load_csv(
         name=os.path.basename(name),
         train=(inputs[train], targets[train]),
         test=(inputs[test], targets[test]),
-        features=tuple(wanted),
+        features=tuple(feature for column in columns for feature in column.features),
         classes=classes,
         mean=mean,
         std=std,
         target_mean=target_mean,
         target_std=target_std,
+        target=target,
+        columns=columns,
     )
 
 
-def _read(name: str, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and the (line number, cells) of every row; blank lines are skipped."""
+class Table(NamedTuple):
+    """A CSV file's cells as text.
+
+    rows: (line of the file, cells); numbers are written with a point
+    """
+
+    file: str
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def column(self, name: str) -> list[Cell]:
+        """(line, text) of each row."""
+        at = self.header.index(name)
+        return [(line, cells[at]) for line, cells in self.rows]
+
+
+def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decimal: str | None = None,
+               least: int = 2) -> Table:
+    """Read a CSV file with a header line; blank lines are skipped.
+
+    delimiter, decimal: as in `load_csv`
+    least: rows that there must be
+    raises: DataError naming the line; ArgumentError
+    """
+    name = os.fspath(path)
+    if decimal not in (None, ".", ","):
+        raise ArgumentError(explain("Numbers have a decimal point or comma.", f"decimal={decimal!r}", "Pass '.' or ','."))
     rows: list[tuple[int, list[str]]] = []
     try:
         with open(name, newline="", encoding="utf-8-sig") as file:
+            if delimiter is None:
+                header = file.readline()
+                delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+                file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             rows = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
@@ -200,80 +260,65 @@ def _read(name: str, delimiter: str) -> tuple[list[str], list[tuple[int, list[st
         raise ArgumentError(explain(f"{error}.", f"delimiter={delimiter!r}", "Pass one character.")) from None
     if not rows:
         raise DataError(explain("The file is empty.", name, "It needs a header line and at least two rows."))
-    header = [cell.strip() for cell in rows[0][1]]
-    if all(_is_number(cell) for cell in header):
+    header_line, *rows = rows
+    columns = [cell.strip() for cell in header_line[1]]
+    if all(is_number(cell) for cell in columns):
         raise DataError(
             explain("The first line holds numbers where the column names should be.", f"{name}:1",
                     "Add a header line that names the columns.")
         )
-    for column, cell in enumerate(header, 1):
-        if not cell or header.index(cell) != column - 1:
+    for place, cell in enumerate(columns, 1):
+        if not cell or columns.index(cell) != place - 1:
             what = f"is a second {cell!r}" if cell else "has no name"
-            raise DataError(explain(f"Column {column} {what}.", f"{name}:1", "Give every column its own name."))
-    for line, cells in rows[1:]:
-        if len(cells) != len(header):
+            raise DataError(explain(f"Column {place} {what}.", f"{name}:1", "Give every column its own name."))
+    for line, cells in rows:
+        if len(cells) != len(columns):
             raise DataError(
-                explain(f"Line {line} has {len(cells)} cells where the header has {len(header)}.", f"{name}:{line}",
+                explain(f"Line {line} has {len(cells)} cells where the header has {len(columns)}.", f"{name}:{line}",
                         "Quote cells that contain the delimiter, and fill or remove short rows.")
             )
-    if len(rows) < 3:
-        raise DataError(explain("The file has fewer than two rows of data.", name, "Add rows below the header line."))
-    return header, rows[1:]
+    if len(rows) < least:
+        few = "fewer than two rows" if least == 2 else "no row"
+        raise DataError(explain(f"The file has {few} of data.", name, "Add rows below the header line."))
+    if decimal is None and delimiter != ",":
+        texts = [cell for _, cells in rows for cell in cells]
+        decimal = "," if any(map(_COMMA.fullmatch, texts)) and not any(map(_POINT.fullmatch, texts)) else "."
+    if decimal == ",":
+        rows = [(line, [cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell for cell in cells])
+                for line, cells in rows]
+    return Table(name, columns, rows)
 
 
-def _known(name: str, header: list[str], wanted: Sequence[str], option: str) -> None:
+_COMMA, _POINT = (re.compile(rf"\s*[+-]?\d*{mark}\d+(e[+-]?\d+)?\s*", re.IGNORECASE) for mark in (",", r"\."))
+
+
+def _known(table: Table, wanted: Sequence[str], option: str) -> None:
     for column in wanted:
-        if column not in header:
-            hint = " Is the delimiter right?" if len(header) == 1 else ""
+        if column not in table.header:
+            hint = " Is the delimiter right?" if len(table.header) == 1 else ""
             raise DataError(
-                explain(f"There is no column {column!r} to use as {option}.", f"{name}:1",
-                        f"The columns are: {', '.join(header)}.{hint}")
+                explain(f"There is no column {column!r} to use as {option}.", f"{table.file}:1",
+                        f"The columns are: {', '.join(table.header)}.{hint}")
             )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # Python reads 1_000 as a number; in a data file it is a typing error or a name
-
-
-def _number(text: str, name: str, line: int, column: str) -> float:
-    """The finite number in a cell, or a DataError that names line and column."""
-    where = f"{name}:{line}: column {column!r}"
-    if text.strip().lower() in _MISSING:
-        raise DataError(
-            explain(f"Line {line} has no value in column {column!r}.", where,
-                    "Fill the missing cell, or remove the row.")
-        )
-    if not _is_number(text):
-        raise DataError(
-            explain(f"Line {line} has {text.strip()!r} in the numeric column {column!r}.", where,
-                    "Encode text as numbers, or leave the column out through `features`.")
-        )
-    number = float(text)
-    if not math.isfinite(number):
-        raise DataError(explain(f"Line {line} has {text.strip()} in column {column!r}.", where, "Use finite numbers."))
-    return number
 
 
 def _targets(cells: list[tuple[int, str]], name: str, column: str, task: str) -> tuple[Array, tuple[str, ...]]:
     """The targets and the classes' names; no names for regression."""
     for line, text in cells:
-        if text.lower() in _MISSING:
-            _number(text, name, line, column)
-    numeric = [_is_number(text) for _, text in cells]
+        if is_missing(text):
+            number(text, name, line, column)
+    numeric = [is_number(text) for _, text in cells]
     if task == "auto":
         integers = all(numeric) and all(float(text).is_integer() for _, text in cells)
-        few = integers and len({float(text) for _, text in cells}) <= _MOST_INTEGER_CLASSES
+        distinct = len({float(text) for _, text in cells}) if integers else 0
+        few = integers and distinct <= min(_MOST_INTEGER_CLASSES, len(cells) // 2)
         # One typing error must not turn a column of measurements into a thousand classes.
         measured = any(
             is_number and not float(text).is_integer() for is_number, (_, text) in zip(numeric, cells, strict=True)
         )
         task = "regression" if measured or (integers and not few) else "classification"
     if task == "regression":
-        return np.array([_number(text, name, line, column) for line, text in cells]), ()
+        return np.array([number(text, name, line, column) for line, text in cells]), ()
     texts = [text for _, text in cells]
     if all(numeric) and all(float(text).is_integer() for text in texts):
         values, indices = np.unique([int(float(text)) for text in texts], return_inverse=True)
@@ -304,7 +349,7 @@ def _check_held_out(held_out: float) -> None:
         )
 
 
-def _split(targets: Array, held_out: float, seed: int, *, stratify: bool) -> tuple[Array, Array]:
+def split(targets: Array, held_out: float, seed: int, *, stratify: bool) -> tuple[Array, Array]:
     """Sorted row numbers of the training and of the held-out part; each class is split in the same proportion."""
     _check_held_out(held_out)
     generator = np.random.default_rng(_seed(seed))

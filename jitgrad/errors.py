@@ -7,6 +7,7 @@ Each class also derives from the built-in exception a Python programmer would ex
 from __future__ import annotations
 
 import ast
+import importlib.util
 import linecache
 import os
 import sys
@@ -50,6 +51,10 @@ class DataError(JitgradError, ValueError):
 
 class CheckpointError(JitgradError, ValueError):
     """A file that is not a whole checkpoint of jitgrad's, or belongs to another training."""
+
+
+class MissingPackageError(JitgradError, ModuleNotFoundError):
+    """Something needs a package that is not installed."""
 
 
 class DeviceError(JitgradError, RuntimeError):
@@ -170,3 +175,14 @@ def explain(what: str, where: Location | str | None, instead: str) -> str:
     """The text of an error: what happened, the user's line or the argument's path, what to do."""
     middle = f"\n    {where}" if where is not None else ""
     return f"{what}{middle}\n{instead}"
+
+
+def require(module: str, what: str, install: str) -> None:
+    """Raise MissingPackageError where a module cannot be imported; nothing is imported.
+
+    what: the sentence before "…, which is not installed": "The digits come with scikit-learn"
+    install: what pip is to install
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackageError(explain(f"{what}, which is not installed.", None, f"Install it: pip install {install}"),
+                                  name=module)

@@ -1,13 +1,13 @@
-"""Ready-made trainings of a multilayer perceptron on a `Dataset`: what `jitgrad train` and `jitgrad demo` run."""
+"""Ready-made trainings of a multilayer perceptron on a `Dataset`: what `jitgrad train`, `sweep` and `demo` run."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from jitgrad import losses, optim, plots
 from jitgrad import metrics as measures
-from jitgrad.api import jit
+from jitgrad.api import recorded_once
 from jitgrad.data import Dataset
 from jitgrad.errors import ArgumentError, explain
-from jitgrad.functions import PUBLIC
+from jitgrad.predictor import Predictor, network, predicted_classes
 from jitgrad.train import FitResult, fit
 
 Array = npt.NDArray[Any]
@@ -43,6 +43,7 @@ class Recipe:
     schedule: of the learning rate, from SCHEDULES: "cosine" falls to 0 over all epochs, after a warm-up over their first
         twentieth; "step" takes a tenth after every third of the epochs
     batch_size: None for all examples in every step
+    l1, l2: penalties of the parameters, as in `fit`
     validation: the fraction of the training examples that is measured after each epoch instead, 0 for none
     patience: end after so many epochs in a row without a new best one, whose parameters are taken; None: never
     seed: decides initial parameters, which examples validate, and the order of the minibatches
@@ -55,6 +56,8 @@ class Recipe:
     schedule: str = "constant"
     epochs: int = 50
     batch_size: int | None = 64
+    l1: float = 0.0
+    l2: float = 0.0
     validation: float = 0.0
     patience: int | None = None
     seed: int = 0
@@ -73,7 +76,7 @@ class Training:
     layers: widths from the inputs to the outputs
     metrics: "train_..." and, if anything is held out, "test_...": accuracy for classes; rmse, in the target's own unit,
         and r2 for numbers
-    predict: (n, features), as `dataset` has them, -> (n, outputs)
+    predictor: the trained network
     objective, examples: what was minimised, as `fit` was given it; examples are the training part
     """
 
@@ -83,7 +86,7 @@ class Training:
     layers: tuple[int, ...]
     result: FitResult
     metrics: dict[str, float]
-    predict: Callable[[Array], Array]
+    predictor: Predictor
     objective: Callable[[Params, Any, Any], Any]
     examples: tuple[Array, Array]
 
@@ -96,9 +99,13 @@ class Training:
         """(inputs, targets) to show results on: what is held out, or all if nothing is."""
         return self.dataset.test if len(self.dataset.test[1]) else self.dataset.train
 
+    def predict(self, inputs: Array) -> Array:
+        """(n, features), as `dataset` has them, -> (n, outputs)."""
+        return self.predictor.outputs(inputs)
+
     def predicted_classes(self, inputs: Array) -> Array:
         """(n, features) -> (n,) class indices."""
-        return _predicted_classes(self.predict(inputs))
+        return predicted_classes(self.predict(inputs))
 
     def as_json(self) -> dict[str, Any]:
         """The training as plain numbers and text."""
@@ -110,13 +117,16 @@ class Training:
                 {"name": name, "mean": mean, "std": std}
                 for name, mean, std in zip(data.features, data.mean.tolist(), data.std.tolist(), strict=True)
             ],
+            "columns": [column.as_json() for column in data.columns],
             "classes": list(data.classes),
-            "target": None if data.classes else {"mean": data.target_mean, "std": data.target_std},
+            "target": {"name": data.target, "mean": data.target_mean, "std": data.target_std},
             "layers": list(self.layers),
             "activation": recipe.activation,
             "loss": self.loss,
-            "optimizer": repr(_optimizer(recipe, len(data.train[1]))),
+            "optimizer": repr(optimizer(recipe, len(data.train[1]))),
             "batch_size": recipe.batch_size,
+            "l1": recipe.l1,
+            "l2": recipe.l2,
             "validation": recipe.validation,
             "patience": recipe.patience,
             "seed": recipe.seed,
@@ -133,8 +143,8 @@ class Training:
             "examples_per_second": result.examples_per_second,
         }
 
-    def write(self, folder: str, prefix: str = "") -> list[str]:
-        """Write pictures, parameters and result.json into `folder`, made if need be; returns the files' names."""
+    def write(self, folder: str, prefix: str = "", pictures: bool = True) -> list[str]:
+        """Write the model, result.json and pictures into `folder`, made if need be; returns the files' names."""
         os.makedirs(folder, exist_ok=True)
         names = []
 
@@ -142,14 +152,12 @@ class Training:
             names.append(os.path.join(folder, prefix + ending))
             return names[-1]
 
-        if self.result.history:
-            plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
-        if self.has_boundary:
-            self.draw_boundary(name("boundary.png"))
-        params = io.BytesIO()
-        np.savez(params, **self.result.params)
-        Path(name("params.npz")).write_bytes(params.getvalue())
+        self.predictor.save(name("model.safetensors"))
         Path(name("result.json")).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+        if pictures and self.result.history:
+            plots.loss_curve(self.result.history, name("loss.png"), title=f"{self.dataset.name}: {self.loss} loss")
+        if pictures and self.has_boundary:
+            self.draw_boundary(name("boundary.png"))
         return names
 
     def draw_boundary(self, path: str) -> None:
@@ -178,52 +186,91 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
         resume: bool = False) -> Training:
     """Train `recipe` on `dataset` and measure it on the held-out examples.
 
-    checkpoint, resume: as in `fit`
+    checkpoint, resume: as in `fit`; the file is a model as well, which `jitgrad.predictor.load` reads
     raises: ArgumentError for a loss that does not fit the targets; whatever `fit` raises
     """
-    loss = _loss_for(dataset, recipe.loss)
-    outputs = len(dataset.classes) if loss == "cross_entropy" else 1
-    layers = (len(dataset.features), *recipe.hidden, outputs)
-    dtype = np.dtype(recipe.dtype)
-    scores = _network(len(layers) - 1, recipe.activation)
-    loss_function: Callable[[Any, Any], Any] = getattr(losses, loss)
+    task = Task.of(dataset, recipe)
+    start = task.start(recipe.seed)
+    result = fit(
+        task.objective,
+        start,
+        task.examples(*dataset.train),
+        optimizer=optimizer(recipe, len(dataset.train[1])),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=recipe.device,
+        l1=recipe.l1,
+        l2=recipe.l2,
+        validation=recipe.validation or None,
+        metrics=task.metrics() if recipe.validation else None,
+        patience=recipe.patience,
+        checkpoint=checkpoint,
+        metadata={"model": task.predictor(start).as_json()},
+        resume=resume,
+        progress=progress,
+    )
+    return task.finished(result)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a recipe makes of a data set: the network's shape, its loss, and the numbers it is trained on."""
+
+    dataset: Dataset
+    recipe: Recipe
+    loss: str
+    layers: tuple[int, ...]
+    objective: Callable[[Params, Any, Any], Any]
+
+    @staticmethod
+    def of(dataset: Dataset, recipe: Recipe) -> Task:
+        """Raises ArgumentError for a loss that does not fit the targets."""
+        loss = _loss_for(dataset, recipe.loss)
+        layers = (len(dataset.features), *recipe.hidden, len(dataset.classes) if loss == "cross_entropy" else 1)
+        return Task(dataset, recipe, loss, layers, _objective(len(layers) - 1, recipe.activation, loss))
+
+    def start(self, seed: int) -> Params:
+        """The parameters that a training begins with."""
+        return initial_parameters(self.layers, seed, np.dtype(self.recipe.dtype))
+
+    def examples(self, inputs: Array, targets: Array) -> tuple[Array, Array]:
+        """A part of the data set as the loss wants it."""
+        dtype = np.dtype(self.recipe.dtype)
+        return inputs.astype(dtype), _targets_for(self.loss, targets, dtype)
+
+    def metrics(self) -> dict[str, measures.Metric]:
+        """What is measured beside the loss: accuracy or R²."""
+        measure = measures.accuracy if self.dataset.classes else measures.r2
+        return {measure.__name__: measure(network(len(self.layers) - 1, self.recipe.activation), device=self.recipe.device)}
+
+    def predictor(self, params: Params) -> Predictor:
+        """The network with these parameters."""
+        return Predictor.of(self.dataset, params, self.layers, self.recipe.activation, self.loss, self.recipe.device)
+
+    def finished(self, result: FitResult) -> Training:
+        """The finished training, measured."""
+        predictor = self.predictor(result.params)
+        metrics = _metrics(self.dataset, "train", predictor.outputs)
+        if len(self.dataset.test[1]):
+            metrics |= _metrics(self.dataset, "test", predictor.outputs)
+        return Training(self.dataset, self.recipe, self.loss, self.layers, result, metrics, predictor, self.objective,
+                        self.examples(*self.dataset.train))
+
+
+@lru_cache(maxsize=32)
+def _objective(depth: int, activation: str, loss: str) -> Callable[[Params, Any, Any], Any]:
+    """The loss of one example; the same function each time, so that a network of a shape is recorded once."""
+    scores, loss_function = network(depth, activation), getattr(losses, loss)
 
     def objective(params: Params, x: Array, y: Any) -> Any:
         outputs = scores(params, x)
         return loss_function(outputs if loss == "cross_entropy" else outputs[0], y)
 
-    inputs, targets = dataset.train
-    examples = inputs.astype(dtype), _targets_for(loss, targets, dtype)
-    measure = measures.accuracy if dataset.classes else measures.r2
-    result = fit(
-        objective,
-        initial_parameters(layers, recipe.seed, dtype),
-        examples,
-        optimizer=_optimizer(recipe, len(targets)),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        device=recipe.device,
-        validation=recipe.validation or None,
-        metrics={measure.__name__: measure(scores, device=recipe.device)} if recipe.validation else None,
-        patience=recipe.patience,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-    )
-    forward = jit(lambda params, x: list(scores(params, x)), in_axes=(None, 0), reduce=None, device=recipe.device)
-
-    def predict(inputs: Array) -> Array:
-        """(n, features) -> (n, outputs)."""
-        return np.stack(forward(result.params, inputs.astype(dtype)), axis=1)
-
-    metrics = _metrics(dataset, "train", predict)
-    if len(dataset.test[1]):
-        metrics |= _metrics(dataset, "test", predict)
-    return Training(dataset, recipe, loss, layers, result, metrics, predict, objective, examples)
+    return recorded_once(objective)
 
 
-def _optimizer(recipe: Recipe, examples: int) -> optim.Optimizer:
+def optimizer(recipe: Recipe, examples: int) -> optim.Optimizer:
     """Adam with the recipe's schedule, stretched over a training on so many examples, those that validate included."""
     trained = examples - round(recipe.validation * examples)
     by_epoch = -(-trained // min(recipe.batch_size or trained, trained))
@@ -245,18 +292,6 @@ def initial_parameters(layers: tuple[int, ...], seed: int, dtype: npt.DTypeLike)
         params[f"W{number}"] = (generator.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(dtype)
         params[f"b{number}"] = np.zeros(outputs, dtype)
     return params
-
-
-def _network(depth: int, activation: str) -> Callable[[Params, Array], Array]:
-    activate = PUBLIC[activation]
-
-    def scores(params: Params, x: Array) -> Array:
-        hidden = x
-        for number in range(1, depth):
-            hidden = activate(params[f"W{number}"] @ hidden + params[f"b{number}"])
-        return params[f"W{depth}"] @ hidden + params[f"b{depth}"]
-
-    return scores
 
 
 def _loss_for(dataset: Dataset, loss: str) -> str:
@@ -290,11 +325,6 @@ def _targets_for(loss: str, targets: Array, dtype: np.dtype[Any]) -> Array:
 def _margin(outputs: Array) -> Array:
     """One score an example, positive for the second of two classes."""
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0]
-
-
-def _predicted_classes(outputs: Array) -> Array:
-    found: Array = outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).astype(np.int64)
-    return found
 
 
 def _metrics(dataset: Dataset, part: str, predict: Callable[[Array], Array]) -> dict[str, float]:

@@ -21,12 +21,15 @@ class TrainingFile:
     """The checkpoint of one training, written at the ends of epochs.
 
     settings: what must be equal in the training that goes on, by the names that its user knows
+    metadata: the user's own, kept beside them
 
     Its "params" are what `fit` would return: the best so far with `patience`, else the last, which are then "last".
     """
 
-    def __init__(self, path: checkpoint.Path, settings: Mapping[str, Any]):
+    def __init__(self, path: checkpoint.Path, settings: Mapping[str, Any],
+                 metadata: Mapping[str, Any] | None = None):
         self._path, self._settings = path, dict(settings)
+        self._metadata = {} if metadata is None else {"metadata": dict(metadata)}
         if os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.fspath(path)) or "."):
             raise ArgumentError(explain("A checkpoint is a file in a folder that exists.", f"checkpoint={os.fspath(path)!r}",
                                         "Make its folder first."))
@@ -39,7 +42,7 @@ class TrainingFile:
         if best is not None:
             trees |= {"params": best.params, "last": now.params}
         checkpoint.write(self._path, trees, {
-            "settings": self._settings, "epoch": len(history), "steps": now.steps, "loss": now.loss,
+            **self._metadata, "settings": self._settings, "epoch": len(history), "steps": now.steps, "loss": now.loss,
             "random": generator.bit_generator.state, "history": [[*epoch[1:-1], dict(epoch.metrics)] for epoch in history]})
 
     def read(self, trainer: Trainer, generator: np.random.Generator) -> tuple[list[Epoch], Moment | None]:

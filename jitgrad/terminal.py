@@ -12,10 +12,40 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jitgrad.errors import JitgradError
+from jitgrad.errors import JitgradError, MissingPackageError, require
 
 if TYPE_CHECKING:
+    from jitgrad.data import Dataset
     from jitgrad.recipes import Training
+
+
+def print_columns(dataset: Dataset) -> None:
+    """What the columns of a table were taken for; nothing for a data set that is no table."""
+    if not dataset.columns:
+        return
+    kind = f"{len(dataset.classes)} classes: {_some(dataset.classes)}" if dataset.classes else "a number to predict"
+    rows = [("column", "taken as"), (dataset.target, kind), *((column.name, str(column)) for column in dataset.columns)]
+    width = max(len(name) for name, _ in rows)
+    typer.echo("".join(f"{name:{width}}  {what}\n" for name, what in rows))
+
+
+def _some(names: tuple[str, ...], most: int = 8) -> str:
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there; says on stderr if there will be no pictures."""
+    try:
+        require("matplotlib", "No pictures: they are drawn by matplotlib", "matplotlib")
+    except MissingPackageError as missing:
+        typer.echo(str(missing), err=True)
+        return False
+    return True
+
+
+def metric(name: str, value: float) -> str:
+    """An accuracy in percent, any other number with four digits."""
+    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4g}"
 
 
 def print_training(training: Training, files: list[str]) -> None:
@@ -35,7 +65,7 @@ def print_training(training: Training, files: list[str]) -> None:
     for number in shown:
         epoch = result.history[number - 1]
         after = [] if epoch.validation_loss is None else [f"{epoch.validation_loss:.5f}",
-                                                          *(f"{metric:.4f}" for metric in epoch.metrics.values())]
+                                                          *(f"{value:.4f}" for value in epoch.metrics.values())]
         table.add_row(str(number), f"{epoch.loss:.5f}", *after, f"{epoch.examples_per_second:,.0f}")
     out.print(table)
     if result.resumed:
@@ -43,9 +73,8 @@ def print_training(training: Training, files: list[str]) -> None:
     if result.ended == "patience":
         out.print(f"ended after {training.recipe.patience} epochs without a better one than epoch {result.epoch}, whose "
                       f"parameters are kept")
-    for name, metric in training.metrics.items():
-        text = f"{metric:.1%}" if name.endswith("accuracy") else f"{metric:.4g}"
-        out.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {text}")
+    for name, value in training.metrics.items():
+        out.print(f"{name.replace('test_', 'held-out ').replace('train_', 'training ')}: {metric(name, value)}")
     out.print(
         f"{result.steps} steps in {result.seconds:.2f} s, compilation included; "
         f"{result.examples_per_second:,.0f} examples/s after the first epoch"

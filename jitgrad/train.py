@@ -49,6 +49,7 @@ def fit(
     noise: Draw | None = None,
     callback: Callback | None = None,
     checkpoint: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
     every: int = 1,
     resume: bool = False,
     progress: bool | None = None,
@@ -82,6 +83,7 @@ def fit(
         each epoch from `seed` and given to the objective as one more argument, the last; validation gives None in its place
     callback: called after each epoch with its `Epoch` and a copy of the parameters; returning True ends the training
     checkpoint: a file to write the training to after every `every` epochs and at its end; see `jg.load`
+    metadata: what JSON can hold, kept in the checkpoint as its "metadata"
     resume: go on from `checkpoint` if there is such a file, to the same bits as a training that was never stopped
     progress: None shows a bar on a terminal only; True always; False never
     ensemble: how many models to train side by side, the first with `seed`, the next with seed + 1, …; `params` may then
@@ -114,7 +116,7 @@ def fit(
         kept = TrainingFile(checkpoint, {
             "optimizer": str(settings.stepper()), "batch_size": settings.steps_of(batches), "seed": settings.seed,
             "reduce": reduce, "patience": patience is not None, "data": [list(kind) for kind in batches.kinds()],
-            "validation": validation is not None, "noise": noise is not None})
+            "validation": validation is not None, "noise": noise is not None}, metadata)
     return train_one(problem, params, batches, settings, evaluation, progress=progress, callback=callback,
                      interruptible=True, file=kept, every=every, resume=resume)
 

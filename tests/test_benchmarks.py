@@ -311,7 +311,7 @@ def test_the_command_passes_everything_on() -> None:
 
 
 def test_without_a_checkout_it_says_where_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jitgrad.cli, "__file__", str(tmp_path / "site" / "jitgrad" / "cli.py"))
+    monkeypatch.setattr(jitgrad.cli.machine, "__file__", str(tmp_path / "site" / "jitgrad" / "cli" / "machine.py"))
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(jitgrad.cli.app, ["bench", "--list"])
     assert result.exit_code == 1

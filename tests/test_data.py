@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jitgrad import data
-from jitgrad.errors import ArgumentError, DataError
+from jitgrad import columns, data
+from jitgrad.errors import ArgumentError, DataError, MissingPackageError
 
 
 def rows_of(dataset: data.Dataset) -> np.ndarray:
@@ -79,7 +81,7 @@ def test_a_split_is_fixed_stratified_and_a_partition():
 )
 def test_splits_of_any_labels_are_partitions(labels: list[int], held_out: float, seed: int, stratify: bool):
     targets = np.array(labels)
-    train, test = data._split(targets, held_out, seed, stratify=stratify)
+    train, test = data.split(targets, held_out, seed, stratify=stratify)
     assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(labels)))
     assert len(train) >= 1
     if stratify:
@@ -135,8 +137,10 @@ def test_a_constant_column_is_centred_and_stays_finite(write: Any):
         (["0", "1", "unknown", "1"], ("0", "1", "unknown")),
         (["yes", "no", " yes ", "no"], ("no", "yes")),
         (["0.5", "1.5", "0.5", "1.5"], ()),
-        ([str(k) for k in range(20)], tuple(str(k) for k in range(20))),
-        ([str(k) for k in range(21)], ()),
+        ([str(k // 2) for k in range(40)], tuple(str(k) for k in range(20))),
+        ([str(k // 2) for k in range(42)], ()),  # more than 20
+        ([str(k) for k in range(6)], ()),  # each once: a measurement
+        ([str(k % 3) for k in range(6)], ("0", "1", "2")),
     ],
 )
 def test_the_target_decides_between_classes_and_numbers(write: Any, cells: list[str], classes: tuple[str, ...]):
@@ -175,10 +179,27 @@ def test_dialects_of_csv(write: Any):
         ('"a","y"\n"1","0.5"\n\n2,1.5', ","),
         ("a;y\n1;0.5\n2;1.5\n", ";"),
         ("a\ty\n1\t 0.5\n 2\t1.5e0\n", "\t"),
+        ("a;y\n1,0;0,5\n2;1,5e0\n", ";"),
+        ("a|y\n1|.5\n2|1.5\n", "|"),
     ]:
-        found = data.load_csv(write(text), "y", delimiter=delimiter, held_out=0).train
-        np.testing.assert_array_equal(found[0], expected[0])
-        np.testing.assert_array_equal(found[1], expected[1])
+        for said in (delimiter, None):
+            found = data.load_csv(write(text), "y", delimiter=said, held_out=0).train
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
+    both = write("a;y\n1,5;1\n2.5;0\n1.5;1\n3;0\n")
+    with pytest.raises(DataError, match=r"'1,5' in column 'a', where numbers"):
+        data.load_csv(both, "y")
+    read = data.load_csv(both, "y", decimal=",", held_out=0, standardise=False)
+    assert read.train[0].tolist() == [[1.5], [2.5], [1.5], [3.0]]
+    quoted = write('a,y\n"1,5",1\n2,0\n3,1\n4,0\n')      # perhaps a thousand and five: the delimiter is a comma
+    with pytest.raises(DataError, match="'1,5'"):
+        data.load_csv(quoted, "y")
+    assert data.load_csv(quoted, "y", decimal=",", held_out=0).train[0].shape == (4, 1)
+    with pytest.raises(ArgumentError, match="decimal=';'"):
+        data.load_csv(both, "y", decimal=";")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +209,10 @@ def test_dialects_of_csv(write: Any):
         ("a,y\n", ["fewer than two rows"]),
         ("a,y\n1,2.5\n", ["fewer than two rows"]),
         ("a,y\n1,2.5\n3,\n", ["table.csv:3", "Line 3", "column 'y'", "no value"]),
-        ("a,y\n1,2.5\n ,4.5\n", ["table.csv:3", "Line 3", "column 'a'", "no value"]),
-        ("a,y\n1,2.5\nNA,4.5\n", ["Line 3", "column 'a'", "no value"]),
+        ("a,y\nNA,2.5\n ,4.5\n", ["'a' cannot be a feature", "no row has a value"]),
+        ("a,y\nx1,2.5\nx2,4.5\n", ["'a' cannot be a feature", "2 different texts", "categories"]),
+        ("a,y\n31.12.2024,2.5\n30.12.2024,4.5\n", ["2 different texts", "2024-12-31"]),
+        ("a,y\n1,2\n2,NA\n", ["table.csv:3", "Line 3", "column 'y'", "no value"]),
         ("a,y\n1,2.5\n3,nan\n", ["Line 3", "column 'y'", "no value"]),
         ("a,y\n1,2.5\n\n\ntwo,4.5\n", ["table.csv:5", "Line 5", "'two'", "column 'a'"]),
         ("a,y\n1,2.5\n1_000,4.5\n", ["Line 3", "'1_000'", "column 'a'"]),
@@ -201,7 +224,7 @@ def test_dialects_of_csv(write: Any):
         ("a,a,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 is a second 'a'"]),
         ("a,,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 has no name"]),
         ("a,price\n1,2.5\n2,4.5\n", ["no column 'y'", "target", "a, price"]),
-        ("a;y\n1;2.5\n2;4.5\n", ["no column 'y'", "delimiter"]),
+        ("a:y\n1:2.5\n2:4.5\n", ["no column 'y'", "delimiter"]),
         ("y\n2.5\n4.5\n", ["distinct columns other than the target"]),
         ("a,y\n1,cat\n2,cat\n", ["same class 'cat'", "two classes"]),
         ('a,y\n1,2.5\n"2,4.5\n', ["well-formed"]),
@@ -228,3 +251,100 @@ def test_wrong_files_and_options(write: Any, tmp_path: Path):
             data.load_csv(path, "y", features=features)
     with pytest.raises(ArgumentError, match="delimiter=';;'"):
         data.load_csv(path, "y", delimiter=";;")
+
+
+# --- columns --------------------------------------------------------------------------------------------------------------
+
+MIXED = "town,built,size,code,id,y\n" + "".join(
+    f"{'Bonn' if k % 3 else 'Ulm'},2024-01-{k + 1:02},{'' if k == 4 else k * 10},{k % 2},n{k},{k / 7}\n" for k in range(20))
+
+
+def test_columns_are_numbers_dates_and_categories(write: Any):
+    table = data.load_csv(write(MIXED), "y", held_out=0, standardise=False)
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("town", "category"), ("built", "date"), ("size", "number"), ("code", "number"), ("id", "left out")]
+    assert table.features == ("town=Bonn", "town=Ulm", "built", "size", "size missing", "code")
+    inputs = table.train[0]
+    np.testing.assert_array_equal(inputs[:, :2].sum(axis=1), 1.0)
+    np.testing.assert_array_equal(np.diff(inputs[:, 2]), 1.0)  # days
+    mean = np.mean([k * 10 for k in range(20) if k != 4])
+    assert inputs[4].tolist() == [1.0, 0.0, 19723.0 + 4, mean, 1.0, 0.0]  # 2024-01-01 is day 19,723
+    assert inputs[5, 3:5].tolist() == [50.0, 0.0]
+    assert "20 different texts in 20 rows" in str(table.columns[-1])
+    assert "1 missing in training rows, which take the mean" in str(table.columns[2])
+
+
+def test_only_measurements_are_standardised(write: Any):
+    table = data.load_csv(write(MIXED), "y", held_out=0)
+    assert table.std.tolist()[:2] == [1.0, 1.0]
+    assert set(table.train[0][:, 0].tolist()) == set(table.train[0][:, 4].tolist()) == {0.0, 1.0}
+    np.testing.assert_allclose(table.train[0][:, [2, 3]].mean(axis=0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(table.train[0][4, 3], 0.0, atol=1e-12)
+
+
+def test_columns_can_be_named_categories_or_ignored(write: Any):
+    path = write(MIXED)
+    table = data.load_csv(path, "y", categories=["code"], ignore=["id", "built", "size"], held_out=0)
+    assert table.features == ("town=Bonn", "town=Ulm", "code=0", "code=1")
+    assert [column.name for column in table.columns] == ["town", "code"]
+    with pytest.raises(DataError, match=r"'id' cannot be a feature: 20 different texts"):
+        data.load_csv(path, "y", features=["size", "id"])
+    for option in ("ignore", "categories"):
+        with pytest.raises(DataError, match=f"no column 'cod' to use as {option}"):
+            data.load_csv(path, "y", **{option: ["cod"]})
+
+
+def test_what_is_learned_of_columns_is_learned_from_the_training_rows(write: Any):
+    text = "town,size,y\n" + "".join(f"{'AB'[k % 2]},{k},{k / 3}\n" for k in range(30))
+    train = data.load_csv(write(text), "y").train[0]
+    lines = text.splitlines()
+    # The first held-out row gets a category of its own, and no size.
+    every = data.load_csv(write(text), "y", standardise=False)
+    held = int(every.test[0][0, 2])
+    lines[held + 1] = f"C,,{held / 3}"
+    table = data.load_csv(write("\n".join(lines) + "\n"), "y")
+    assert table.features == every.features == ("town=A", "town=B", "size")
+    np.testing.assert_array_equal(table.train[0], train)
+    assert table.test[0][0].tolist() == [0.0, 0.0, 0.0]  # none of the towns, and the mean
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "note"),
+    [
+        (["1", "2", "3", "4"], "number", "counts the rows"),
+        (["1", "2", "4", "3"], "number", ""),
+        (["a", "b", "a", "b"], "category", ""),
+        (["a", "a", "a", "a"], "left out", "the same text"),
+        (["a", "b", "a", "c"], "left out", "3 different texts"),
+        (["a", "NA", "a", "b"], "left out", "2 different texts in 3 rows"),
+        (["2024-01-01", "", "2024-01-01 12:00", "2024-01-03T00:00+02:00"], "date", "1 missing"),
+        (["2024-01-01", "soon", "2024-01-01", "soon"], "category", ""),
+        (["", "", " ", "?"], "left out", "no row has a value"),
+    ],
+)
+def test_the_kind_of_a_column_follows_from_its_cells(cells: list[str], kind: str, note: str):
+    column = columns.understand("c", list(enumerate(cells, 2)), np.arange(4), "file.csv")
+    assert column.kind == kind
+    assert note in column.note
+    assert bool(note) == bool(column.note)
+    numbers, unknown = column.inputs(list(enumerate(cells, 2)), "file.csv")
+    assert numbers.shape == (4, len(column.features)) == (4, len(column.measures))
+    assert np.isfinite(numbers).all()
+    assert unknown == []
+    assert columns.Column.read(json.loads(json.dumps(column.as_json()))) == column
+
+
+def test_dates_are_days():
+    assert columns.days("1970-01-02") == 1.0
+    assert columns.days(" 1969-12-31 12:00 ") == -0.5
+    assert columns.days("1970-01-01T01:00+01:00") == 0.0
+    assert columns.days("1.1.1970") is None
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for load in (data.load_moons, data.load_digits):
+        with pytest.raises(MissingPackageError, match="scikit-learn, which is not installed") as caught:
+            load()
+        assert "pip install scikit-learn" in str(caught.value)
+        assert isinstance(caught.value, ModuleNotFoundError)

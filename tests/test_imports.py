@@ -27,7 +27,7 @@ LAYERS = [
     ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "lowered", "recorded", "schedules",
      "optim", "ravel", "metrics", "testing", "derivatives"],
     ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
-     "plots", "recipes", "discover", "drawing", "curves", "bridges", "roofline"],
+     "plots", "columns", "predictor", "recipes", "grids", "discover", "drawing", "curves", "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
