@@ -31,7 +31,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     from nbconvert import MarkdownExporter
 
     text, resources = MarkdownExporter().from_filename(str(path), resources={"unique_key": path.stem})
-    footer = f"[This page as a notebook]({path.name}). Its times are those of the machine that last ran it, under whatever load."
+    footer = f"[This page as a notebook]({path.name}). Its times are those of the machine that ran it last."
     return f"{text.rstrip()}\n\n---\n\n{footer}\n", resources["outputs"]
 
 
