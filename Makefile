@@ -17,7 +17,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast bench docs lint package clean distclean
+.PHONY: help demo test test-fast bench notebooks docs lint package clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,10 @@ test-fast: $(STAMPS)/test ## the test suite without the tests marked slow
 bench: $(STAMPS)/bench ## the benchmarks (BENCH_ARGS are passed on)
 	@echo "--- bench: close other programs, timings share this machine"
 	$(PY) -m benchmarks $(BENCH_ARGS)
+
+notebooks: $(STAMPS)/test ## run the notebooks of the documentation and keep what they show
+	@echo "--- notebooks: docs/notebooks/, with this machine's timings"
+	$(PY) docs/gen_notebooks.py
 
 docs: $(STAMPS)/docs ## the documentation, built strictly into site/
 	@echo "--- docs: building site/"

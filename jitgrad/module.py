@@ -88,7 +88,7 @@ class Module:
 
     def masks(self, generator: np.random.Generator, examples: int) -> dict[str, Array]:
         """What its Dropouts keep, drawn anew for each example: bool arrays (examples, ...) by name; the `noise` of `fit`."""
-        return {name: generator.random((examples, *place.shape)) >= place.p
+        return {name: generator.random((examples, *place.shape), np.float32) >= place.p
                 for name, place in self._places().items() if isinstance(place, Mask)}
 
     def _arrays(self) -> dict[str, Any]:

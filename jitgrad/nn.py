@@ -43,7 +43,9 @@ class Neuron(Module):
 
     def __call__(self, x: Sequence[Any]) -> Any:
         act = sum((wi * xi for wi, xi in zip(self.w, x, strict=False)), self.b)
-        return PUBLIC["relu"](act) if self.nonlin else act
+        if not self.nonlin:
+            return act
+        return act.relu() if isinstance(act, Value) else PUBLIC["relu"](act)       # a number, where numbers are bound
 
     def parameters(self) -> list[Any]:
         """Weights, then the bias."""
