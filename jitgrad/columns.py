@@ -48,8 +48,8 @@ def number(text: str, file: str, line: int, column: str) -> float:
     if not is_number(text):
         raise DataError(
             explain(f"Line {line} has {text.strip()!r} in column {column!r}, where numbers are wanted.", where,
-                    "Correct the cell, or empty it: a missing feature is filled in. If the whole column names categories, "
-                    "list it in `categories` (--categories); `ignore` (--ignore) leaves it out.")
+                    "Correct the cell; that of a feature may be empty. A column that names categories goes into "
+                    "`categories` (--categories), one that means nothing into `ignore` (--ignore).")
         )
     found = float(text)
     if not math.isfinite(found):

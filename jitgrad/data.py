@@ -250,7 +250,8 @@ def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decim
         raise DataError(explain(f"Cannot read the file: {error.strerror}.", name, "Check the path.")) from None
     except UnicodeDecodeError as error:
         raise DataError(
-            explain(f"The file is not UTF-8 text: {error.reason} at byte {error.start}.", name, "Save it as UTF-8 CSV.")
+            explain(f"The file is not UTF-8 text: {error.reason} at byte {error.start}.", name,
+                    "Save it as UTF-8: \"CSV UTF-8\" in a spreadsheet, or iconv -f latin1 -t utf-8 OLD > NEW.")
         ) from None
     except csv.Error as error:
         raise DataError(
