@@ -48,8 +48,8 @@ def number(text: str, file: str, line: int, column: str) -> float:
     if not is_number(text):
         raise DataError(
             explain(f"Line {line} has {text.strip()!r} in column {column!r}, where numbers are wanted.", where,
-                    "Correct the cell, or empty it: a missing feature is filled in. If the whole column names categories, "
-                    "list it in `categories` (--categories); `ignore` (--ignore) leaves it out.")
+                    "Correct the cell; that of a feature may be empty. A column that names categories goes into "
+                    "`categories` (--categories), one that means nothing into `ignore` (--ignore).")
         )
     found = float(text)
     if not math.isfinite(found):
@@ -180,16 +180,16 @@ def understand(name: str, cells: Sequence[Cell], training: Array, file: str, cat
         if 2 * numeric >= len(texts):
             for line, text in present:                      # all of them: a slip is better told now than half way through
                 number(text, file, line, name)
-            measured = [float(text) for _, text in known]
-            return _measurement(name, NUMBER, measured, gaps, len(trained))
+            return _measurement(name, NUMBER, [float(text) for _, text in known], gaps, len(trained))
         if all(days(text) is not None for text in texts):
             return _measurement(name, DATE, [days(text) for _, text in known], gaps, len(trained))
         distinct = len(set(texts))
         if distinct == 1:
             return Column(name, LEFT_OUT, note="every row has the same text")
         if distinct > _MOST_CATEGORIES or 2 * distinct > len(texts):
+            measured = texts[0].lstrip("+-$€£ ")[:1].isdigit()  # 31.12.2024, $5, -1,000
             return Column(name, LEFT_OUT, note=f"{distinct:,} different texts in {len(texts):,} rows name no categories"
-                                               + " (write dates as 2024-12-31)" * (texts[0][:1].isdigit()))
+                                               + " (numbers must be plain, as 1234.5, and dates as 2024-12-31)" * measured)
     levels = tuple(sorted({text for _, text in known}))
     return Column(name, CATEGORY, gaps=gaps, levels=levels, note=_missing_note(len(trained) - len(known), CATEGORY))
 

@@ -228,7 +228,7 @@ class Table(NamedTuple):
 
 def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decimal: str | None = None,
                least: int = 2) -> Table:
-    """Read a CSV file with a header line; blank lines are skipped.
+    """Read a CSV file with a header line; blank lines are skipped, and a column without a name is called `column 1`.
 
     delimiter, decimal: as in `load_csv`
     least: rows that there must be
@@ -250,7 +250,8 @@ def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decim
         raise DataError(explain(f"Cannot read the file: {error.strerror}.", name, "Check the path.")) from None
     except UnicodeDecodeError as error:
         raise DataError(
-            explain(f"The file is not UTF-8 text: {error.reason} at byte {error.start}.", name, "Save it as UTF-8 CSV.")
+            explain(f"The file is not UTF-8 text: {error.reason} at byte {error.start}.", name,
+                    "Save it as UTF-8: \"CSV UTF-8\" in a spreadsheet, or iconv -f latin1 -t utf-8 OLD > NEW.")
         ) from None
     except csv.Error as error:
         raise DataError(
@@ -261,16 +262,16 @@ def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decim
     if not rows:
         raise DataError(explain("The file is empty.", name, "It needs a header line and at least two rows."))
     header_line, *rows = rows
-    columns = [cell.strip() for cell in header_line[1]]
+    # pandas leaves its index without a name, and a delimiter at the end of each line makes an empty column.
+    columns = [cell.strip() or f"column {place}" for place, cell in enumerate(header_line[1], 1)]
     if all(is_number(cell) for cell in columns):
         raise DataError(
             explain("The first line holds numbers where the column names should be.", f"{name}:1",
                     "Add a header line that names the columns.")
         )
     for place, cell in enumerate(columns, 1):
-        if not cell or columns.index(cell) != place - 1:
-            what = f"is a second {cell!r}" if cell else "has no name"
-            raise DataError(explain(f"Column {place} {what}.", f"{name}:1", "Give every column its own name."))
+        if columns.index(cell) != place - 1:
+            raise DataError(explain(f"Column {place} is a second {cell!r}.", f"{name}:1", "Give every column its own name."))
     for line, cells in rows:
         if len(cells) != len(columns):
             raise DataError(

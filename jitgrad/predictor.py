@@ -15,7 +15,7 @@ import numpy.typing as npt
 from jitgrad import checkpoint
 from jitgrad import metrics as measures
 from jitgrad.api import jit
-from jitgrad.columns import LEFT_OUT, NUMBER, Cell, Column, is_missing, number
+from jitgrad.columns import LEFT_OUT, NUMBER, Cell, Column, is_missing, is_number, number
 from jitgrad.data import Dataset, Table, read_table
 from jitgrad.errors import CheckpointError, DataError, ShapeError, explain
 from jitgrad.functions import PUBLIC
@@ -44,7 +44,7 @@ class Predictions(NamedTuple):
     probabilities: (n, classes) in the order of `Predictor.classes`; None for a number, and where the loss was not a
         cross-entropy
     unknown: by column, the cells that hold a category the training never met; it counts as none
-    metrics: where the table has the target too, "accuracy", or "rmse" in the target's own unit; else empty
+    metrics: where every row has the target too, "accuracy", or "rmse" in the target's own unit; else empty
     """
 
     table: Table
@@ -159,7 +159,8 @@ class Predictor:
 
     def _measured(self, table: Table, values: Array) -> dict[str, float]:
         cells = table.column(self.target) if self.target in table.header else []
-        if not cells or any(is_missing(text) for _, text in cells):
+        usable = (lambda text: not is_missing(text)) if self.classes else is_number
+        if not cells or not all(usable(text) for _, text in cells):
             return {}
         if not self.classes:
             true = np.array([number(text, table.file, line, self.target) for line, text in cells])

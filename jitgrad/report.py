@@ -232,7 +232,7 @@ def _metric_name(name: str) -> str:
 
 
 def _metric(name: str, value: float) -> str:
-    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4g}"
+    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -44,8 +44,8 @@ def can_draw() -> bool:
 
 
 def metric(name: str, value: float) -> str:
-    """An accuracy in percent, any other number with four digits."""
-    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4g}"
+    """An accuracy in percent, a large number whole, any other with four digits."""
+    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def print_training(training: Training, files: list[str]) -> None:

@@ -460,7 +460,7 @@ class Traced(Value):
     def __bool__(self) -> bool:
         raise _frozen("`if`, `and`, `max()` or `bool()` on a traced value would freeze one branch into the kernel.",
                       "Use jg.where(condition, a, b), jg.maximum or jg.minimum, & and | for conditions, or move the "
-                      "branch outside the compiled function.")
+                      "branch outside the compiled function. Arrays are compared by np.greater(a, b, dtype=object).")
 
     def __float__(self) -> float:
         raise _frozen_float()

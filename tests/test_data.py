@@ -212,6 +212,7 @@ def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
         ("a,y\nNA,2.5\n ,4.5\n", ["'a' cannot be a feature", "no row has a value"]),
         ("a,y\nx1,2.5\nx2,4.5\n", ["'a' cannot be a feature", "2 different texts", "categories"]),
         ("a,y\n31.12.2024,2.5\n30.12.2024,4.5\n", ["2 different texts", "2024-12-31"]),
+        ("a,y\n$5,2.5\n$7,4.5\n", ["2 different texts", "plain, as 1234.5"]),
         ("a,y\n1,2\n2,NA\n", ["table.csv:3", "Line 3", "column 'y'", "no value"]),
         ("a,y\n1,2.5\n3,nan\n", ["Line 3", "column 'y'", "no value"]),
         ("a,y\n1,2.5\n\n\ntwo,4.5\n", ["table.csv:5", "Line 5", "'two'", "column 'a'"]),
@@ -222,7 +223,6 @@ def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
         ("a,y\n1,2.5\n2,oops\n3,4.5\n", ["Line 3", "'oops'", "column 'y'"]),
         ("1,2.5\n2,3.5\n3,4.5\n", ["first line holds numbers", "header"]),
         ("a,a,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 is a second 'a'"]),
-        ("a,,y\n1,2,2.5\n2,3,4.5\n", ["Column 2 has no name"]),
         ("a,price\n1,2.5\n2,4.5\n", ["no column 'y'", "target", "a, price"]),
         ("a:y\n1:2.5\n2:4.5\n", ["no column 'y'", "delimiter"]),
         ("y\n2.5\n4.5\n", ["distinct columns other than the target"]),
@@ -280,6 +280,13 @@ def test_only_measurements_are_standardised(write: Any):
     assert set(table.train[0][:, 0].tolist()) == set(table.train[0][:, 4].tolist()) == {0.0, 1.0}
     np.testing.assert_allclose(table.train[0][:, [2, 3]].mean(axis=0), 0.0, atol=1e-12)
     np.testing.assert_allclose(table.train[0][4, 3], 0.0, atol=1e-12)
+
+
+def test_a_column_without_a_name_is_called_by_its_place(write: Any):
+    table = data.load_csv(write(",a,y,\n0,5,1.5,\n1,7,2.5,\n2,6,2.0,\n"), "y", held_out=0)
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("column 1", "number"), ("a", "number"), ("column 4", "left out")]
+    assert "counts the rows" in str(table.columns[0])
 
 
 def test_columns_can_be_named_categories_or_ignored(write: Any):

@@ -20,7 +20,7 @@ import jitgrad as jg
 from jitgrad.compiler.graph import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -148,3 +148,28 @@ def _is_module(name: str) -> bool:
 def test_pages_name_no_place_of_one_machine() -> None:
     for page in PAGES:
         assert not re.search(r"/work\b|/home/|/root/|/tmp/", page.read_text(encoding="utf-8")), page.name
+
+
+def test_the_page_of_the_command_line_has_every_command_with_its_options() -> None:
+    commands = load(ROOT / "docs" / "gen_cli.py", "gen_cli")
+    page = commands.cli_page((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
+    for name in ("train", "predict", "sweep", "demo", "check", "show", "devices", "bench", "cache", "cache info",
+                 "cache clear"):
+        assert re.search(rf"^###? jitgrad {name}$", page, re.MULTILINE), name
+        help_text = commands.help_of(name)
+        assert help_text in page
+        assert re.search(rf"Usage: jitgrad {name}", help_text, re.IGNORECASE), name
+    for option in ("--target", "--grid", "--decimal", "--argnums", "--form", "--quick", "--json"):
+        assert option in page
+
+
+def test_the_site_has_every_page_and_no_other() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("theme:")[0]))
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == written | {"operations.md"}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists() or target.endswith("operations.md"), (page.name, target)

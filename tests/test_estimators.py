@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -246,9 +247,9 @@ def digits(dtype: Any = np.float64, split: int = 0) -> Any:
 
 
 def test_digits_as_well_as_scikit_learn() -> None:
-    """With its default settings and with ours, over several splits: one split's accuracy varies by a point."""
+    """With its default settings and with ours, over splits by which no default was chosen: one varies by a point."""
     lead = []
-    for split in range(5):
+    for split in range(1000, 1005):
         train, test, train_digit, test_digit = digits(split=split)
         ours = JitMLPClassifier((64,), random_state=split).fit(train, train_digit)
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning), threadpool_limits(1):
@@ -325,7 +326,7 @@ def test_networks_explain(options: dict[str, Any], match: str) -> None:
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frames(library: str) -> None:
-    frames = pytest.importorskip(library)
+    frames = importlib.import_module(library)
     _, Y = curves(30)
     frame = frames.DataFrame({f"t{k}": column for k, column in enumerate(Y.T)})
     fitter = JitCurveFitter(decay, X).set_output(transform=library)

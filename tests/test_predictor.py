@@ -123,6 +123,15 @@ def test_a_table_that_does_not_fit_is_an_error(text: str, says: list[str]):
         model.predict(np.zeros((2, 3)))
 
 
+@pytest.mark.parametrize("truth", ["", "?", "dear", "1e"])
+def test_a_target_that_is_not_known_is_not_needed(truth: str):
+    model = recipes.run(data.load_csv(table("price"), "price"), TRAINING, progress=False).predictor
+    Path("new.csv").write_text(f"area,town,built,price\n50,Ulm,2012-05-01,{truth}\n50,Ulm,2012-05-01,9\n")
+    found = model.predict_csv("new.csv")
+    assert found.metrics == {}
+    assert found.values[0] == found.values[1]
+
+
 def test_a_checkpoint_is_a_model_too():
     path = table("risk")
     dataset = data.load_csv(path, "risk")

@@ -34,6 +34,12 @@ def check(
     In 3 every argument is batched and differentiated.
 
     Exit status 1, with the worst element named, if anything disagrees.
+
+    Examples:
+
+    - `jitgrad check model.py:objective`
+
+    - `jitgrad check formulas.py:price --argnums 0,1 --device cuda`
     """
     with terminal.reporting(as_json):
         from jitgrad import discover
