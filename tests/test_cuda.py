@@ -204,7 +204,7 @@ class _Host:
 
     def __init__(self, made: Program):
         self.layout = Layout(made)
-        self.plan = schedule.for_cuda(self.layout.tape, made.dtype, len(self.layout.columns))
+        self.plan = schedule.for_cuda(self.layout.tape, made.dtype, lambda: self.layout.sums)
         assert self.plan.fused
         self.code = FusedCode(self.layout, self.plan)
         module = ir.Module("jitgrad")
@@ -212,7 +212,9 @@ class _Host:
             function(module)
         self.warp, self.pieces = HostWarp(module), self.layout.pieces
         self.acc = np.full((WARP, self.code.slots), np.nan, made.dtype)
-        self.tiles = _aligned(self.code.groups * WARP * self.pieces, made.dtype)
+        self.tiles = _aligned(self.code.columns * self.pieces, made.dtype)
+        self.board = _aligned(self.code.board + 4, made.dtype)
+        self.board[:] = np.nan
         self.call("clear", lambda lane: [self.acc[lane]])
 
     def call(self, name: str, arguments: Any) -> None:
@@ -223,20 +225,20 @@ class _Host:
 
     def sums(self) -> Any:
         pieces = self.tiles.astype(np.float64).reshape(self.pieces, -1)
-        return pieces.sum(axis=0)[self.layout.column_of]
+        return pieces.sum(axis=0)[self.code.places]
 
     def run(self, shared: Any, batched: list[Any], n: int) -> tuple[Any, list[Any]]:
         dtype = self.layout.dtype
-        numbers = _aligned(len(self.layout.shared_slots) + 4, dtype)
-        numbers[:len(self.layout.shared_slots)] = shared[self.layout.shared_slots]
+        numbers = _aligned(len(self.code.numbers) + 4, dtype)
+        numbers[:len(self.code.numbers)] = shared[self.code.numbers]
         inputs = [_aligned(a.size, dtype) for a in batched]
         for copy, a in zip(inputs, batched, strict=True):
             copy[:] = a.reshape(-1)
         outputs = [_aligned(n * w, dtype) for w in self.layout.out_widths]
         unroll = self.plan.unroll
         for first in range(0, n, WARP * unroll):
-            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane * unroll, n, *inputs,
-                                                         *outputs])
+            self.call("body", lambda lane, first=first: [self.acc[lane], self.board, numbers, first + lane * unroll, n,
+                                                         *inputs, *outputs])
             self.fold()
         return self.sums(), [o.reshape(n, -1) for o in outputs]
 
@@ -272,8 +274,11 @@ def test_every_operation_computes(dtype: str) -> None:
 
 def test_a_fold_keeps_what_a_float32_sum_loses() -> None:
     host = _Host(PROGRAMS["cross_entropy"](np.dtype("float32")))
+    lanes = np.full(host.code.slots, WARP)                  # that have a part of the same sum
+    for job in (job for phase in host.code.sums.phases for job in phase.jobs):
+        lanes[job.slot:job.slot + job.slots] = job.share
     for value in (1.0, 2.0**30, 1.0, -2.0**30, 2.0**-20):
-        host.acc[:] = value
+        host.acc[:] = value / lanes
         host.fold()
         assert not host.acc.any()
     assert_same_bits(host.sums(), np.full(len(host.layout.column_of), 2.0 + 2.0**-20))
@@ -318,7 +323,7 @@ def test_the_shells_run_in_the_simulator() -> None:
 
 def test_the_grid_depends_on_the_batch_alone() -> None:
     made = PROGRAMS["mlp_2_16_16_1"](np.dtype("float32"))
-    plan = schedule.for_cuda(made.rolled[0], made.dtype, 339)
+    plan = schedule.for_cuda(made.rolled[0], made.dtype, lambda: Layout(made).sums)
     assert [plan.grid(n) for n in (1, 128, 129, 10**6, 10**9)] == [1, 1, 2, 528, 528]
 
 

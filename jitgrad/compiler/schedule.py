@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.compiler.batch_sums import WARP, BatchSums, board_stride
 from jitgrad.compiler.tape import Tape
 from jitgrad.kernels import dense
 
@@ -23,7 +25,6 @@ INLINED_LIMIT = 100
 # never on the number of threads, and so does the order of every sum.
 MAX_CHUNKS = 64
 
-WARP = 32                          # threads of a CUDA warp
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
 FUSED_TILE = 1024
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
@@ -69,7 +70,6 @@ BLOCK = 128
 LIGHT = 64                         # operations
 LIGHT_BLOCKS, HEAVY_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 4 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
 UNROLL = 4                         # examples a thread of a light body has in flight
-PRIVATE_SUMS = 12                  # up to here a thread adds up every result itself; above, the warp shares them
 SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
 TAPE_WARPS = 8                     # warps of a block that share an instruction's rows, over the same 32 examples
 SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
@@ -77,12 +77,12 @@ SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
 
 @dataclass(frozen=True)
 class CudaSchedule:
-    """fused: straight line or interpreter; private: each thread has sums of its own; unroll: examples a thread."""
+    """fused: straight line or interpreter; light: a short straight line; unroll: examples a thread has at once."""
 
     fused: bool
+    light: bool
     block: int                         # threads
     blocks: int                        # at most
-    private: bool
     unroll: int
     examples: int                      # a block has at once
 
@@ -91,18 +91,22 @@ class CudaSchedule:
         return min(self.blocks, -(-n // self.examples))
 
 
-def for_cuda(tape: Tape, dtype: np.dtype[Any], columns: int) -> CudaSchedule:
-    """The CUDA schedule of a tape with `columns` reduced results."""
-    operations, pieces = tape.operations(), 8 // dtype.itemsize
-    sums = (columns + WARP) * pieces * (BLOCK // WARP)
-    if operations <= FUSED_LIMIT and (sums + len(tape.inputs)) * dtype.itemsize <= SHARED_MEMORY:
-        private = columns <= PRIVATE_SUMS
-        light = private and operations <= LIGHT
-        unroll = UNROLL if light else 1
-        return CudaSchedule(True, BLOCK, LIGHT_BLOCKS if light else HEAVY_BLOCKS, private, unroll, BLOCK * unroll)
+def for_cuda(tape: Tape, dtype: np.dtype[Any], sums: Callable[[], BatchSums]) -> CudaSchedule:
+    """The CUDA schedule of a tape; `sums()` are those of its reduced results in a straight line."""
+    operations = tape.operations()
+    if operations <= FUSED_LIMIT:
+        if operations <= LIGHT and not sums().phases:
+            return CudaSchedule(True, True, BLOCK, LIGHT_BLOCKS, UNROLL, BLOCK * UNROLL)
+        # A shared number is kept as often as it is used.
+        numbers = sum(int(tape.shared[rows[rows < len(tape.inputs)]].sum())
+                      for i in tape.instructions for rows in i.operands())
+        warp = sums().groups * WARP * (8 // dtype.itemsize) + sums().board_rows * board_stride(1, dtype.itemsize)
+        for block in (BLOCK, BLOCK // 2, BLOCK // 4):
+            if (warp * (block // WARP) + numbers) * dtype.itemsize <= SHARED_MEMORY:
+                return CudaSchedule(True, False, block, HEAVY_BLOCKS * BLOCK // block, 1, block)
     warps = TAPE_WARPS * 4 // dtype.itemsize
     fitting = SCRATCH_BYTES // (int((~tape.uniform).sum()) * dtype.itemsize * WARP + 1)
-    return CudaSchedule(False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), False, 1, WARP)
+    return CudaSchedule(False, False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), 1, WARP)
 
 
 @lru_cache(1024)
