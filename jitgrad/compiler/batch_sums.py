@@ -114,7 +114,7 @@ class BatchSums:
     """
 
     def __init__(self, tape: Tape, columns: list[int], stored: list[int], itemsize: int):
-        self.itemsize, self.columns, self.phases = itemsize, columns, list[Phase]()
+        self.itemsize, self.columns, self.stored, self.phases = itemsize, columns, stored, list[Phase]()
         self.place = np.zeros(len(columns), np.int64)
         blocks = _blocks(tape, columns, stored) if len(columns) > PRIVATE else []
         # What is summed and is not a product of a block may be on a block's board.
@@ -142,6 +142,11 @@ class BatchSums:
             rows = [columns[k] for k in some]
             self.phases.append(Phase(rows, [self._side(rows, 0, some)]))
         self.phases.sort(key=lambda phase: max(phase.board))
+
+    @property
+    def wanted(self) -> list[int]:
+        """What a body works out, in order: what it stores, then what is summed."""
+        return [*self.stored, *(self.columns[k] for k in self.private), *(row for p in self.phases for row in p.board)]
 
     @property
     def board_rows(self) -> int:

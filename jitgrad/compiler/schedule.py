@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.compiler.batch_sums import WARP, BatchSums, board_stride
+from jitgrad.compiler.demand import most_alive
 from jitgrad.compiler.tape import Tape
 from jitgrad.kernels import dense
 
@@ -68,9 +69,14 @@ def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
 MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
-LIGHT_BLOCKS, HEAVY_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 4 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
+LIGHT_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
+# By the words a thread holds at once (`most_alive`, and accumulators), how many warps' registers a multiprocessor has
+# room for: compiled, a body takes up to 128, 168 or 255. Blocks that wait for others to end would double the time.
+HEAVY_WARPS = ((88, 16), (150, 12), (256, 8))
+TWO_MEMBERS = 150                  # words up to which a thread has two examples at once: a number is loaded for both
 UNROLL = 4                         # examples a thread of a light body has in flight
 SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
+SHARED_IN_ALL = 227 << 10          # bytes that the blocks of an H100 multiprocessor may have; each takes 1,024 more
 TAPE_WARPS = 8                     # warps of a block that share an instruction's rows, over the same 32 examples
 SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
 
@@ -97,16 +103,31 @@ def for_cuda(tape: Tape, dtype: np.dtype[Any], sums: Callable[[], BatchSums]) ->
     if operations <= FUSED_LIMIT:
         if operations <= LIGHT and not sums().phases:
             return CudaSchedule(True, True, BLOCK, LIGHT_BLOCKS, UNROLL, BLOCK * UNROLL)
-        # A shared number is kept as often as it is used.
-        numbers = sum(int(tape.shared[rows[rows < len(tape.inputs)]].sum())
-                      for i in tape.instructions for rows in i.operands())
-        warp = sums().groups * WARP * (8 // dtype.itemsize) + sums().board_rows * board_stride(1, dtype.itemsize)
-        for block in (BLOCK, BLOCK // 2, BLOCK // 4):
-            if (warp * (block // WARP) + numbers) * dtype.itemsize <= SHARED_MEMORY:
-                return CudaSchedule(True, False, block, HEAVY_BLOCKS * BLOCK // block, 1, block)
+        fused = _fused(tape, dtype, sums())
+        if fused is not None:
+            return fused
     warps = TAPE_WARPS * 4 // dtype.itemsize
     fitting = SCRATCH_BYTES // (int((~tape.uniform).sum()) * dtype.itemsize * WARP + 1)
     return CudaSchedule(False, False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), 1, WARP)
+
+
+def _fused(tape: Tape, dtype: np.dtype[Any], sums: BatchSums) -> CudaSchedule | None:
+    """A straight line's schedule, None where it would not fit the registers or the shared memory of a block."""
+    alive = most_alive(tape, sums.wanted)
+
+    def words(members: int) -> int:
+        return (alive * members + sums.slots) * dtype.itemsize // 4
+    members = 2 if words(2) <= TWO_MEMBERS else 1
+    room = next((warps for most, warps in HEAVY_WARPS if words(members) <= most), 0)
+    # A shared number is kept as often as it is used.
+    numbers = sum(int(tape.shared[rows[rows < len(tape.inputs)]].sum()) for i in tape.instructions for rows in i.operands())
+    warp = sums.groups * WARP * (8 // dtype.itemsize) + sums.board_rows * board_stride(members, dtype.itemsize)
+    for warps in (4 // members, 2, 1):
+        bytes_used = (warp * warps + numbers) * dtype.itemsize
+        if bytes_used <= SHARED_MEMORY and room:
+            blocks = min(room // warps, SHARED_IN_ALL // (bytes_used + 1024))
+            return CudaSchedule(True, False, WARP * warps, blocks * MULTIPROCESSORS, members, WARP * warps * members)
+    return None
 
 
 @lru_cache(1024)
