@@ -44,14 +44,16 @@ def kernel(function: Any) -> Any:
     return cuda.jit(function) if SIMULATED else cuda.jit(lto=False)(function)
 
 
-def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns: int, shared_size: int, block: int,
-                unroll: int, pieces: int) -> Any:
+def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns: int, board_size: int, shared_size: int,
+                block: int, unroll: int, pieces: int) -> Any:
     """The shell around a straight-line body: a thread has `unroll` neighbouring examples, then those a grid further on.
 
     clear(acc): zero in all accumulators
-    body(acc, numbers, i, n, addresses): the `unroll` examples from i on, of which those below n exist; adds what they
-        contribute to this thread's `slots` accumulators, exchanging numbers within the warp
-    fold(acc, tile): moves the warp's accumulators into its compensated sums, `columns` numbers a piece
+    body(acc, board, numbers, i, n, addresses): the `unroll` examples from i on, of which those below n exist; adds what
+        they contribute to the `slots` accumulators of the warp's threads, which exchange numbers on their part of `board`
+    fold(acc, tiles, first): moves the warp's accumulators into its compensated sums, `columns` numbers a piece
+    board_size: numbers of all warps' boards, which hold nothing between two calls of body
+    shared_size: numbers of `numbers`, which `shared` holds as the body reads them: in its own order, some repeatedly
     Every thread of a warp makes the same number of trips, so that exchanges find all 32.
     """
     size, warps = columns * pieces, block // WARP
@@ -60,6 +62,7 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
     def run(part: Any, shared: Any, addresses: Any, n: int) -> None:
         acc = cuda.local.array(slots, real)
         tiles = cuda.shared.array(tiles_size, real)
+        board = cuda.shared.array(board_size, real, VECTOR)
         numbers = cuda.shared.array(shared_size, real, VECTOR)
         thread, step, i = cuda.threadIdx.x, cuda.gridsize(1) * unroll, cuda.grid(1) * unroll
         source = as_pointer(shared, numbers)
@@ -75,7 +78,7 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
         while done < trips:
             stop = min(done + FOLD, trips)
             while done < stop:
-                body(acc, numbers, i, n, addresses)
+                body(acc, board, numbers, i, n, addresses)
                 i += step
                 done += 1
             fold(acc, tiles, first)
@@ -211,13 +214,25 @@ if SIMULATED:
         """This thread's place in its warp (simulator only)."""
         return cuda.threadIdx.x % WARP
 
-    def simulated_warp_sum(values: Any, block: int) -> Any:
-        """The sums of `values` over this thread's warp, added up as emit_cuda.TransposedSum does (simulator only)."""
-        board = cuda.shared.array((block, len(values)), values.dtype)
-        thread = cuda.threadIdx.x
-        board[thread] = values
+    def simulated_warp() -> Any:
+        """This thread's warp in its block (simulator only)."""
+        return cuda.threadIdx.x // WARP
+
+    def simulated_meeting() -> Any:
+        """Wait for all threads (simulator only)."""
         cuda.syncthreads()
-        rows = board[thread // WARP * WARP:thread // WARP * WARP + WARP]
+
+    def simulated_sums(values: Any, block: int) -> Any:
+        """The sum of one of `values` over the lanes that share it, as emit_warp.TransposedSum does (simulator only).
+
+        These are len(values), a power of two, that lie WARP / len(values) apart: the q-th of them gets values[q].
+        """
+        board = cuda.shared.array((block, WARP), values.dtype)      # one shape: this line makes one array
+        thread, apart = cuda.threadIdx.x, WARP // len(values)
+        board[thread, :len(values)] = values
+        cuda.syncthreads()
+        lane = thread % WARP
+        rows = board[thread - lane + lane % apart:thread - lane + WARP:apart, lane // apart]
         while len(rows) > 1:
             rows = rows[0::2] + rows[1::2]
         cuda.syncthreads()

@@ -18,6 +18,7 @@ WARP = 32
 _RUNTIME = """
 declare i32 @host_exchange(i32, i32)
 declare i32 @host_thread()
+declare void @host_meet(i32)
 define {i32, i1} @nv_shuffle(i32 %mask, i32 %mode, i32 %bits, i32 %partner, i32 %last) {
   %other = call i32 @host_exchange(i32 %bits, i32 %partner)
   %pair = insertvalue {i32, i1} undef, i32 %other, 0
@@ -33,6 +34,7 @@ define double @nv_mul_d(double %x, double %y) {
 }
 """
 _SPELLING = [("llvm.nvvm.shfl.sync.i32", "nv_shuffle"), ("llvm.nvvm.read.ptx.sreg.tid.x", "host_thread"),
+             ("llvm.nvvm.bar.warp.sync", "host_meet"),
              ("llvm.nvvm.mul.rn.f", "nv_mul_f"), ("llvm.nvvm.mul.rn.d", "nv_mul_d"), ("__nv_", "")]
 
 
@@ -51,8 +53,9 @@ class HostWarp:
         self._board = [0] * WARP
         self._lane = threading.local()
         self._callbacks = [ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)(self._exchange),
-                           ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: self._lane.number)]
-        for name, callback in zip(("host_exchange", "host_thread"), self._callbacks, strict=True):
+                           ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: self._lane.number),
+                           ctypes.CFUNCTYPE(None, ctypes.c_int32)(self._meet)]
+        for name, callback in zip(("host_exchange", "host_thread", "host_meet"), self._callbacks, strict=True):
             llvm.add_symbol(name, ctypes.cast(callback, ctypes.c_void_p).value)
         machine = llvm.Target.from_default_triple().create_target_machine(opt=1)
         parsed = llvm.parse_assembly(text + _RUNTIME)
@@ -67,6 +70,9 @@ class HostWarp:
         other = self._board[lane ^ partner]
         self._barrier.wait(60)
         return other
+
+    def _meet(self, everyone: int) -> None:
+        self._barrier.wait(60)
 
     def call(self, name: str, arguments: Callable[[int], list[Any]]) -> None:
         """Call a function in every lane; `arguments(lane)` are arrays, passed as pointers, and 64-bit integers."""

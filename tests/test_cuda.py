@@ -64,7 +64,7 @@ def test_a_program_compiles_to_ptx(name: str, dtype: str, compiled: Any) -> None
     assert ".target sm_90a" in text
     assert text.count(".visible .entry") == 1
     assert kernel.plan.fused == (not name.startswith("tape"))
-    assert "fma.rn" not in text or name not in ("mse", "hinge", "mlp_2_16_16_1"), "a product and a sum were joined"
+    assert "fma.rn" not in text or name not in ("mse", "hinge"), "a product and a sum were joined"
     if dtype == "float32":
         assert_float32_alone(text)
 
@@ -94,9 +94,6 @@ def test_every_kind_of_kernel_compiles_for_other_gpus(name: str, dtype: str, cap
     assert kernel.resources(capability)["spills"] in (0, None)
 
 
-# What is left in local memory: of 44 inputs and 30 results of a layer, in float64, some bytes beside 2,900 instructions.
-# The other way to run these, the interpreter, writes every row to memory.
-SPILLING = ("wide_softmax float64",)
 COUNTED = ("spills", "shared_memory")
 
 
@@ -116,7 +113,7 @@ def test_resources_are_as_committed(name: str, dtype: str, compiled: Any) -> Non
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     committed = golden[key]
-    assert found["spills"] == 0 or key in SPILLING
+    assert found["spills"] == 0
     # Another release of NVVM or ptxas moves a few registers; a lost optimisation moves many.
     assert found["registers"] <= 1.15 * committed["registers"] + 4
     assert {k: found[k] for k in COUNTED} == {k: committed[k] for k in COUNTED}
@@ -172,10 +169,16 @@ def test_a_light_body_moves_16_bytes_at_a_time(dtype: str, compiled: Any) -> Non
 
 
 @needs_ptxas
-def test_the_mlp_leaves_room_for_four_blocks_a_multiprocessor(compiled: Any) -> None:
-    found = compiled("mlp_2_16_16_1", "float32").resources()
-    assert found["spills"] == found["stack"] == 0
-    assert 4 * schedule.BLOCK * found["registers"] <= 65_536
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["mlp_2_16_16_1", *(pytest.param(name, marks=[pytest.mark.slow]) for name in
+                                                      ("cross_entropy", "wide_softmax", "per_example"))])
+def test_a_multiprocessor_has_room_for_its_blocks(name: str, dtype: str, compiled: Any) -> None:
+    """An H100's has 65,536 registers, which a warp takes in steps of 256, and 227 KiB, of which a block takes 1 more."""
+    kernel = compiled(name, dtype)
+    found, warps = kernel.resources(), kernel.plan.block // WARP
+    blocks = kernel.plan.blocks // schedule.MULTIPROCESSORS
+    assert blocks * warps * WARP * -(-found["registers"] // 8) * 8 <= 65_536
+    assert blocks * (found["shared_memory"] + 1024) <= 227 << 10
 
 
 @pytest.mark.slow
@@ -204,7 +207,7 @@ class _Host:
 
     def __init__(self, made: Program):
         self.layout = Layout(made)
-        self.plan = schedule.for_cuda(self.layout.tape, made.dtype, len(self.layout.columns))
+        self.plan = schedule.for_cuda(self.layout.tape, made.dtype, lambda: self.layout.sums)
         assert self.plan.fused
         self.code = FusedCode(self.layout, self.plan)
         module = ir.Module("jitgrad")
@@ -212,7 +215,9 @@ class _Host:
             function(module)
         self.warp, self.pieces = HostWarp(module), self.layout.pieces
         self.acc = np.full((WARP, self.code.slots), np.nan, made.dtype)
-        self.tiles = _aligned(self.code.groups * WARP * self.pieces, made.dtype)
+        self.tiles = _aligned(self.code.columns * self.pieces, made.dtype)
+        self.board = _aligned(self.code.board + 4, made.dtype)
+        self.board[:] = np.nan
         self.call("clear", lambda lane: [self.acc[lane]])
 
     def call(self, name: str, arguments: Any) -> None:
@@ -223,20 +228,20 @@ class _Host:
 
     def sums(self) -> Any:
         pieces = self.tiles.astype(np.float64).reshape(self.pieces, -1)
-        return pieces.sum(axis=0)[self.layout.column_of]
+        return pieces.sum(axis=0)[self.code.places]
 
     def run(self, shared: Any, batched: list[Any], n: int) -> tuple[Any, list[Any]]:
         dtype = self.layout.dtype
-        numbers = _aligned(len(self.layout.shared_slots) + 4, dtype)
-        numbers[:len(self.layout.shared_slots)] = shared[self.layout.shared_slots]
+        numbers = _aligned(len(self.code.numbers) + 4, dtype)
+        numbers[:len(self.code.numbers)] = shared[self.code.numbers]
         inputs = [_aligned(a.size, dtype) for a in batched]
         for copy, a in zip(inputs, batched, strict=True):
             copy[:] = a.reshape(-1)
         outputs = [_aligned(n * w, dtype) for w in self.layout.out_widths]
         unroll = self.plan.unroll
         for first in range(0, n, WARP * unroll):
-            self.call("body", lambda lane, first=first: [self.acc[lane], numbers, first + lane * unroll, n, *inputs,
-                                                         *outputs])
+            self.call("body", lambda lane, first=first: [self.acc[lane], self.board, numbers, first + lane * unroll, n,
+                                                         *inputs, *outputs])
             self.fold()
         return self.sums(), [o.reshape(n, -1) for o in outputs]
 
@@ -261,6 +266,17 @@ def test_what_is_emitted_computes_the_program(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["mse", "hinge", "mlp_2_16_16_1"])
+def test_a_value_keeps_the_scalar_programs_roundings(name: str, dtype: str) -> None:
+    """Of a loss of arithmetic alone, for one example; only sums of derivatives are fused multiply-adds."""
+    made = PROGRAMS[name](np.dtype(dtype))
+    for seed in range(8):
+        shared, batched = batch_for(made, 1, seed)
+        sums, _ = _Host(made).run(shared, batched, 1)
+        assert_same_bits(sums[1], InterpretKernel(made)(shared, batched, 1).sums[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_operation_computes(dtype: str) -> None:
     made = every_operation(np.dtype(dtype))
     x = np.random.default_rng(0).uniform(-2, 2, (45, made.batched[0].width)).astype(dtype)
@@ -272,8 +288,11 @@ def test_every_operation_computes(dtype: str) -> None:
 
 def test_a_fold_keeps_what_a_float32_sum_loses() -> None:
     host = _Host(PROGRAMS["cross_entropy"](np.dtype("float32")))
+    lanes = np.full(host.code.slots, WARP)                  # that have a part of the same sum
+    for job in (job for phase in host.code.sums.phases for job in phase.jobs):
+        lanes[job.slot:job.slot + job.slots] = job.share
     for value in (1.0, 2.0**30, 1.0, -2.0**30, 2.0**-20):
-        host.acc[:] = value
+        host.acc[:] = value / lanes
         host.fold()
         assert not host.acc.any()
     assert_same_bits(host.sums(), np.full(len(host.layout.column_of), 2.0 + 2.0**-20))
@@ -318,8 +337,8 @@ def test_the_shells_run_in_the_simulator() -> None:
 
 def test_the_grid_depends_on_the_batch_alone() -> None:
     made = PROGRAMS["mlp_2_16_16_1"](np.dtype("float32"))
-    plan = schedule.for_cuda(made.rolled[0], made.dtype, 339)
-    assert [plan.grid(n) for n in (1, 128, 129, 10**6, 10**9)] == [1, 1, 2, 528, 528]
+    plan = schedule.for_cuda(made.rolled[0], made.dtype, lambda: Layout(made).sums)
+    assert [plan.grid(n) for n in (1, 128, 129, 10**6, 10**9)] == [1, 1, 2, 792, 792]
 
 
 def test_a_row_that_is_several_results_is_summed_once() -> None:

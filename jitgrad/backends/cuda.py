@@ -82,7 +82,7 @@ class CudaKernel:
         self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
-        self.plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
+        self.plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
         self._form: Fused | Tape = (Fused if self.plan.fused else Tape)(self.layout, self.plan)
         self._held = Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}
@@ -92,7 +92,7 @@ class CudaKernel:
         with self._running(n):
             found = self._run(shared, [self._held.keep(a) for a in batched], n)
             sums = memory.download(found.sums)
-            return Results(sums[self.layout.column_of], [memory.download(a) for a in found.examples])
+            return Results(sums[self._form.places], [memory.download(a) for a in found.examples])
 
     def on_device(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
         """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for."""
@@ -141,7 +141,7 @@ class CudaKernel:
         launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n))
         launch(sum_kernel(layout.pieces), -(-columns // WARP), (WARP, cuda_batch.SLICES), memory.native(part),
                memory.native(sums), blocks, columns)
-        return DeviceResults(sums, held.table("places", lambda: layout.column_of.astype(np.int64)), outputs)
+        return DeviceResults(sums, held.table("places", lambda: form.places), outputs)
 
     def ptx(self, capability: tuple[Any, ...] | None = None) -> str:
         """The kernel for a compute capability, as (9, 0, "a"); by default this machine's GPU, else CC."""

@@ -16,6 +16,7 @@ from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
+from jitgrad.compiler.batch_sums import VECTOR_BYTES
 from jitgrad.compiler.emit import encode
 from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
 from jitgrad.kernels import cuda_batch
@@ -59,9 +60,9 @@ class Fused:
 
     def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
         self.layout, self.plan, self.code = layout, plan, FusedCode(layout, plan)
-        self.columns, self.block = self.code.groups * WARP, (plan.block,)
+        self.columns, self.places, self.block = self.code.columns, self.code.places, (plan.block,)
         # Whole vectors of shared numbers are loaded, so there is room for whole ones.
-        self.room = max(4, -(-len(layout.shared_slots) // 4) * 4)
+        self.room = max(4, -(-len(self.code.numbers) // 4) * 4)
         count = len(layout.in_widths) + len(layout.out_widths)
         self.signature = types.void(INT, INT, types.UniTuple(INT, max(1, count)), INT)
 
@@ -72,9 +73,10 @@ class Fused:
             from jitgrad.backends.cuda_simulator import fused_holes
             holes = fused_holes(code)
         else:
-            holes = (_hole(1, code.clear), _hole(5, code.body), _hole(3, code.fold))
-        return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, self.room, plan.block,
-                                      plan.unroll, layout.pieces)
+            holes = (_hole(1, code.clear), _hole(6, code.body), _hole(3, code.fold))
+        return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns,
+                                      max(VECTOR_BYTES, code.board * plan.block // WARP), self.room, plan.block, plan.unroll,
+                                      layout.pieces)
 
     def emit(self, module: ir.Module) -> None:
         """Everything emitted for this program."""
@@ -83,7 +85,7 @@ class Fused:
 
     def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
                   n: int) -> list[Any]:
-        slots = self.layout.shared_slots
+        slots = self.code.numbers
         if isinstance(shared, DeviceArray):
             numbers = held.scratch("numbers", self.room, self.layout.dtype)
             places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
@@ -100,6 +102,7 @@ class Tape:
 
     def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
         self.layout, self.plan, self.columns = layout, plan, len(layout.columns)
+        self.places = layout.column_of.astype(np.int64)
         self.block = (WARP, plan.block // WARP)
         tape = layout.tape
         self.rows = int((~tape.uniform).sum())
@@ -139,7 +142,7 @@ class Tape:
         tape, layout = self.layout.tape, self.layout
         v = np.zeros((tape.size, 1), layout.dtype)
         for row, place in layout.shared.items():
-            v[row] = shared[layout.shared_slots[place]]
+            v[row] = shared[place]
         for row, value in tape.constants.items():
             v[row] = value
         with np.errstate(all="ignore"):

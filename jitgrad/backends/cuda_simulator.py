@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.backends.interpret import run_instruction, vectorised
+from jitgrad.compiler.batch_sums import Job, board_stride
 from jitgrad.compiler.emit import ELEMENTWISE
 from jitgrad.compiler.emit_cuda import FusedCode
 from jitgrad.kernels import cuda_batch
@@ -22,16 +23,21 @@ Array = npt.NDArray[Any]
 
 def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
     """clear, body and fold as Python functions; see `cuda_batch.fused_shell`."""
-    layout, plan = code.layout, code.plan
+    layout, plan, sums = code.layout, code.plan, code.sums
     tape, dtype = layout.tape, layout.dtype
+    place = {row: at for at, row in enumerate(code.rows)}
+    stride = board_stride(plan.unroll, dtype.itemsize)
+    jobs = [job for phase in sums.phases for job in phase.jobs]
+    shares = [(range(len(sums.private)), WARP), *((range(job.slot, job.slot + job.slots), job.share)
+                                                  for job in sorted(jobs, key=lambda job: job.slot))]
 
     def clear(acc: Array) -> None:
         acc[:] = 0
 
     def example(numbers: Array, i: int, arrays: tuple[Array, ...]) -> Array:
         v = np.empty((tape.size, 1), dtype)
-        for row, place in layout.shared.items():
-            v[row] = numbers[place]
+        for row in layout.shared:
+            v[row] = numbers[place[row]] if row in place else np.nan
         for row, (array, column) in layout.batched.items():
             v[row] = arrays[array][i * layout.in_widths[array] + column]
         for row, value in tape.constants.items():
@@ -41,42 +47,61 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
                 run_instruction(instruction, v)
         return v[:, 0]
 
-    def body(acc: Array, numbers: Array, i: int, n: int, arrays: tuple[Array, ...]) -> None:
-        for at in range(i, i + plan.unroll):
-            v = example(numbers, min(at, n - 1), arrays)
+    def body(acc: Array, board: Array, numbers: Array, i: int, n: int, arrays: tuple[Array, ...]) -> None:
+        v = np.array([example(numbers, min(at, n - 1), arrays) for at in range(i, i + plan.unroll)])
+        for at in range(plan.unroll):
             for row, (array, column) in zip(layout.stored_rows, layout.stored, strict=True):
                 width = layout.out_widths[array]
-                arrays[len(layout.in_widths) + array][min(at, n - 1) * width + column] = v[row]
-            values = np.zeros(code.groups * WARP, dtype)
-            if at < n:
-                values[:len(layout.columns)] = v[layout.columns]
-            if plan.private:
-                acc += values[:code.slots]
-            else:
-                acc += _by_lane(cuda_batch.simulated_warp_sum(values, plan.block))
+                arrays[len(layout.in_widths) + array][min(i + at, n - 1) * width + column] = v[at, row]
+        v[max(0, min(plan.unroll, n - i)):] = 0
+        for at in range(plan.unroll):
+            acc[:len(sums.private)] += v[at, [layout.columns[k] for k in sums.private]]
+        own = board[cuda_batch.simulated_warp() * code.board:][:code.board]
+        lane = cuda_batch.simulated_lane()
+        for phase in sums.phases:
+            for at, row in enumerate(phase.board):
+                own[at * stride + lane * plan.unroll:][:plan.unroll] = v[:, row]
+            cuda_batch.simulated_meeting()
+            with np.errstate(all="ignore"):
+                for job in phase.jobs:
+                    acc[job.slot:job.slot + job.slots] += part(job, own.reshape(-1, stride), lane)
+            cuda_batch.simulated_meeting()
+
+    def part(job: Job, board: Array, lane: int) -> Array:
+        """A lane's sums over its share of the warp's examples."""
+        share, tile = divmod(lane, job.tiles)
+        row, column = divmod(tile, job.column_tiles)
+        examples = np.arange(WARP * plan.unroll)
+        examples = examples[examples % WARP // (WARP // job.share) == share]
+        a = board[job.a[0] + min(row, job.row_tiles - 1) + job.row_tiles * np.arange(job.rows)][:, examples]
+        found: Array = a.sum(axis=1)
+        if job.b[1]:
+            b = board[job.b[0] + column + job.column_tiles * np.arange(job.columns)][:, examples]
+            found = (a[:, None] * b).sum(axis=2).reshape(-1)
+        return found
 
     def fold(acc: Array, tiles: Array, first: int) -> None:
-        values = np.zeros(code.groups * WARP, dtype)
-        values[:code.slots] = acc
-        sums = _by_lane(cuda_batch.simulated_warp_sum(values, plan.block)) if plan.private else acc.copy()
+        lane, group = cuda_batch.simulated_lane(), 0
+        for slots, lanes in shares:
+            for start in range(0, len(slots), lanes):
+                values = np.zeros(lanes, dtype)
+                some = slots[start:start + lanes]
+                values[:len(some)] = acc[some]
+                value = cuda_batch.simulated_sums(values, plan.block)
+                add(tiles, first + group * WARP + lane, value)
+                group += 1
         acc[:] = 0
-        lane = cuda_batch.simulated_lane()
+
+    def add(tiles: Array, at: int, value: Any) -> None:
         with np.errstate(all="ignore"):
-            for group, value in enumerate(sums):
-                at = first + group * WARP + lane
-                total = tiles[at] + value
-                of_value = total - tiles[at]
-                error = (tiles[at] - (total - of_value)) + (value - of_value)
-                tiles[at] = total
-                if layout.pieces == 2:
-                    tiles[at + code.groups * WARP] += error
+            total = tiles[at] + value
+            of_value = total - tiles[at]
+            error = (tiles[at] - (total - of_value)) + (value - of_value)
+            tiles[at] = total
+            if layout.pieces == 2:
+                tiles[at + code.columns] += error
 
     return clear, body, fold
-
-
-def _by_lane(sums: Array) -> Array:
-    """This lane's sum of each group of 32."""
-    return sums[cuda_batch.simulated_lane()::WARP]
 
 
 def tape_step(code: int, v: Array, base: int, uniform: Array, operands: Array, at: int, width: int, out: int,

@@ -42,7 +42,10 @@ class Emitter:
         """The same number in every lane."""
         scalar: Any = int(value) if boolean else float(self.dtype.type(value))
         one = ir.Constant(I1 if boolean else self.real, scalar)
-        return one if self.lanes == 1 else Splat(one, self.lanes)
+        if self.lanes == 1:
+            return one
+        # NVVM's LLVM is older than `splat`.
+        return ir.Constant(self.wide(one.type), [one] * self.lanes) if self.target == "cuda" else Splat(one, self.lanes)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A scalar in every lane."""
@@ -96,8 +99,7 @@ class Emitter:
             return compare(predicate, *args)
         if op.spelling == "fmul" and self.target == "cuda":
             # NVVM joins a product and a sum into one rounding, unless the product says how it rounds.
-            kind = "f" if self.dtype.itemsize == 4 else "d"
-            return self.builder.call(self._declare(f"llvm.nvvm.mul.rn.{kind}", self.real, 2), args)
+            return self._by_lane(f"llvm.nvvm.mul.rn.{'f' if self.dtype.itemsize == 4 else 'd'}", args)
         if op.spelling == "fneg" and self.target == "cuda":
             return self.builder.fsub(self.constant(-0.0), args[0])      # NVVM's LLVM is older than fneg
         if op.spelling in ("fadd", "fsub", "fmul", "fdiv", "fneg"):
@@ -111,10 +113,18 @@ class Emitter:
         """A C math function: libdevice on CUDA; on the CPU a vector form of our own, else libm lane by lane."""
         suffix = "f" if self.dtype.itemsize == 4 else ""
         if self.target == "cuda":
-            return self.builder.call(self._declare(f"__nv_{name}{suffix}", self.real, len(args)), args)
+            return self._by_lane(f"__nv_{name}{suffix}", args)
         if self.lanes > 1 and name in vector_math.FUNCTIONS:
             return vector_math.call(self.builder, self.dtype, self.lanes, name, args)
-        function = self._declare(name + suffix, self.real, len(args))
+        return self._by_lane(name + suffix, args)
+
+    def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """X · y + z, rounded once."""
+        return self._by_lane(f"llvm.fma.f{8 * self.dtype.itemsize}", [self.number(v) for v in (x, y, z)])
+
+    def _by_lane(self, name: str, args: Sequence[ir.Value]) -> ir.Value:
+        """A function of single numbers, lane by lane."""
+        function = self._declare(name, self.real, len(args))
         if self.lanes == 1:
             return self.builder.call(function, args)
         out = ir.Constant(self.type, ir.Undefined)
@@ -230,9 +240,13 @@ class Sink(Protocol):
         """Write `value` as per-example result `place`."""
 
 
-def emit_rows(emitter: Emitter, tape: Tape, sink: Sink, reduced: Sequence[int], examples: Sequence[int]) -> None:
-    """The tape as straight-line code: rows `examples` are stored per example, rows `reduced` summed over the batch."""
-    line = _StraightLine(emitter, tape, sink)
+def emit_rows(emitter: Emitter, tape: Tape, sink: Sink, reduced: Sequence[int], examples: Sequence[int],
+              joined: Collection[int] = ()) -> None:
+    """The tape as straight-line code: rows `examples` are stored per example, rows `reduced` summed over the batch.
+
+    joined: products that are added to their sum without being rounded first.
+    """
+    line = _StraightLine(emitter, tape, sink, joined)
     for place, row in enumerate(examples):
         line.demand(row)
         sink.store(place, line.value(row))
@@ -242,8 +256,8 @@ def emit_rows(emitter: Emitter, tape: Tape, sink: Sink, reduced: Sequence[int], 
 
 
 class _StraightLine:
-    def __init__(self, emitter: Emitter, tape: Tape, sink: Sink):
-        self.emitter, self.tape, self.sink = emitter, tape, sink
+    def __init__(self, emitter: Emitter, tape: Tape, sink: Sink, joined: Collection[int]):
+        self.emitter, self.tape, self.sink, self.joined = emitter, tape, sink, joined
         self.values: dict[int, ir.Value] = {}
         self.owner = tape.owner.tolist()
         self.boolean = tape.boolean
@@ -287,6 +301,12 @@ class _StraightLine:
             return
         total: ir.Value = None if i.op.name == "sum" else emitter.constant(float("nan"))
         for position, e in enumerate(i.segments.elements[i.segments.start[lane]:i.segments.start[lane + 1]].tolist()):
+            if total is not None and e in self.joined:
+                product = self.tape.instructions[self.owner[e]]
+                x, y = (int(a[e - product.lo]) for a in product.args)
+                yield from (x, y)
+                total = emitter.multiply_add(self.value(x), self.value(y), total)
+                continue
             yield e
             if i.op.name == "sum":
                 total = self.value(e) if total is None else emitter.apply(OPS["add"], [total, self.value(e)])

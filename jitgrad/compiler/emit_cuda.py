@@ -1,36 +1,42 @@
 """Tape → LLVM for CUDA: what fills the holes of the shells in kernels/cuda_batch.py.
 
-A thread is an example; of a light body, a few neighbouring examples, whose numbers it moves 16 bytes at a time. Sums over
-the batch go through the warp, so that a thread needs one accumulator for 32 results; shared numbers lie in the block's
-shared memory and are loaded where they are used, since registers are dear and that memory is near. The arithmetic itself
-is the emitter's, as on the CPU.
+A thread is an example, or a few neighbouring ones; of a light body it moves their numbers 16 bytes at a time. Sums over
+the batch are the warp's, over a board in shared memory (`batch_sums`); shared numbers lie in the block's shared memory, in
+the order of their use, and are loaded where they are used, since registers are dear and that memory is near. The
+arithmetic itself is the emitter's, as on the CPU.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 
+from jitgrad.compiler.batch_sums import VECTOR_BYTES, WARP, BatchSums, Phase, board_stride
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_switch
+from jitgrad.compiler.emit_board import Board
 from jitgrad.compiler.emit_warp import TransposedSum, Warp, two_sum
-from jitgrad.compiler.graph import Op
+from jitgrad.compiler.graph import OPS, Op
+from jitgrad.compiler.products import single_use_products
 from jitgrad.compiler.program import Program
-from jitgrad.compiler.schedule import WARP, CudaSchedule
+from jitgrad.compiler.schedule import CudaSchedule
 
 GLOBAL = 1                         # NVVM's address space of device memory
-VECTOR_BYTES = 16                  # what one instruction loads or stores at most
 ROWS_AHEAD = 4                     # rows of an instruction the interpreter has in flight
 
 
 class Layout:
     """Where a program's numbers lie on the device: which inputs are shared, in which array and column the others are.
 
-    shared: row -> place among the shared numbers; batched: row -> (array, column); stored: (array, column) of each
-    per-example result; columns: the rows summed over the batch; column_of: which of them each reduced result is.
+    shared: row -> place in the program's vector of shared numbers; batched: row -> (array, column); stored: (array, column)
+    of each per-example result; columns: the rows summed over the batch; column_of: which of them each reduced result is.
     """
 
     def __init__(self, program: Program):
@@ -39,15 +45,12 @@ class Layout:
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
         self.shared: dict[int, int] = {}
         self.batched: dict[int, tuple[int, int]] = {}
-        slots: list[int] = []
         for row, slot in enumerate(tape.inputs):
             leaf, element = program.leaf_of(slot)
             if leaf.shared:
-                self.shared[row] = len(slots)
-                slots.append(program.shared_offset[leaf.first] + element)
+                self.shared[row] = program.shared_offset[leaf.first] + element
             else:
                 self.batched[row] = number[leaf.first], element
-        self.shared_slots = np.array(slots, np.int64)
         self.in_widths = [leaf.width for leaf in program.batched]
         self.out_widths = [len(rows) for rows in program.example_outputs]
         self.widths = [*self.in_widths, *self.out_widths]
@@ -57,6 +60,11 @@ class Layout:
         # the last layer's gradient needs is done with before the first layer's is begun, and few numbers are alive.
         columns, self.column_of = np.unique(program.reduced_rows, return_inverse=True)
         self.columns: list[int] = columns.tolist()
+
+    @cached_property
+    def sums(self) -> BatchSums:
+        """How a straight line adds up the columns."""
+        return BatchSums(self.tape, self.columns, self.stored_rows, self.dtype.itemsize)
 
     def vector(self, width: int) -> int:
         """How many numbers of a row of `width` one instruction moves."""
@@ -76,14 +84,48 @@ class _VolatileLoad(ir.LoadInstr):  # type: ignore[misc]
         buf[-1] = buf[-1].replace("load ", "load volatile ", 1)
 
 
-class _ThreadSink:
-    """A body's inputs and results on CUDA, of one example: `arrays` hold its numbers, of array k from member · width on."""
+class _InOrder:
+    """Shared numbers laid out in the order of their use, as often as they are used, and loaded 16 bytes at a time.
 
-    def __init__(self, emitter: Emitter, layout: Layout, numbers: ir.Value, arrays: Sequence[_Numbers], member: int,
+    rows: what lies where. A body that reads a matrix by rows and then by columns finds both lying side by side.
+    """
+
+    def __init__(self, emitter: Emitter, numbers: ir.Value):
+        self.emitter, self.numbers, self.count = emitter, numbers, VECTOR_BYTES // emitter.dtype.itemsize
+        self.rows: list[int] = []
+        self._vector: ir.Value = None                      # the numbers loaded last
+
+    def load(self, row: int) -> ir.Value:
+        """One number, in every lane of the emitter."""
+        b, rows = self.emitter.builder, self.rows
+        start = (len(rows) - 1) // self.count * self.count if rows else 0
+        if row in rows[start:]:
+            place = rows.index(row, start)
+        else:
+            place = len(rows)
+            rows.append(row)
+            if place % self.count == 0:
+                # Volatile, or the compiler would load each number once and run out of registers keeping them all.
+                self._vector = _VolatileLoad(b.block, _wide(self.emitter, self.numbers, place, self.count))
+                self._vector.align = VECTOR_BYTES
+                b._insert(self._vector)
+        return self.emitter.splat(b.extract_element(self._vector, ir.Constant(I32, place % self.count)))
+
+
+Cell = Callable[[int, int, int], tuple["_Numbers", int]]
+
+
+class _ThreadSink:
+    """A body's inputs and results on CUDA, of as many examples as the emitter has lanes.
+
+    cell(array, column, member): the numbers in device memory where that column of that example is, and its place there;
+    add(place, value): what becomes of a number that is summed over the batch.
+    """
+
+    def __init__(self, emitter: Emitter, layout: Layout, numbers: _InOrder, cell: Cell,
                  add: Callable[[int, ir.Value], None]):
-        self.emitter, self.layout, self.numbers, self.arrays, self.member = emitter, layout, numbers, arrays, member
-        self.add, self.anew = add, layout.shared
-        self.quad: tuple[int, ir.Value] = (-1, None)       # the shared numbers loaded last, and from which place
+        self.emitter, self.layout, self.numbers, self.cell, self.add = emitter, layout, numbers, cell, add
+        self.anew = layout.shared
 
     def prefetch(self) -> None:
         """Load every batched input now."""
@@ -92,28 +134,36 @@ class _ThreadSink:
 
     def load(self, row: int) -> ir.Value:
         if row in self.layout.shared:
-            return self._shared_number(self.layout.shared[row])
+            return self.numbers.load(row)
         array, column = self.layout.batched[row]
-        return self.arrays[array].load(self.member * self.layout.widths[array] + column)
+        cells = [self.cell(array, column, member) for member in range(self.emitter.lanes)]
+        return joined(self.emitter, [held.load(k) for held, k in cells])
 
     def store(self, place: int, value: ir.Value) -> None:
         array, column = self.layout.stored[place]
-        array += len(self.layout.in_widths)
-        self.arrays[array].store(self.member * self.layout.widths[array] + column, self.emitter.number(value))
+        for member, one in enumerate(separate(self.emitter, self.emitter.number(value))):
+            held, k = self.cell(array + len(self.layout.in_widths), column, member)
+            held.store(k, one)
 
     def reduce(self, place: int, value: ir.Value) -> None:
         self.add(place, self.emitter.number(value))
 
-    def _shared_number(self, place: int) -> ir.Value:
-        # Volatile, or the compiler would load each number once and run out of registers keeping them all.
-        b, count = self.emitter.builder, VECTOR_BYTES // self.emitter.dtype.itemsize
-        at = place - place % count
-        if self.quad[0] != at:
-            load = _VolatileLoad(b.block, _wide(self.emitter, self.numbers, at, count))
-            load.align = VECTOR_BYTES
-            b._insert(load)
-            self.quad = at, load
-        return b.extract_element(self.quad[1], ir.Constant(I32, place % count))
+
+def joined(emitter: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    """One number a lane."""
+    if emitter.lanes == 1:
+        return values[0]
+    vector = ir.Constant(emitter.wide(values[0].type), ir.Undefined)
+    for lane, one in enumerate(values):
+        vector = emitter.builder.insert_element(vector, one, ir.Constant(I32, lane))
+    return vector
+
+
+def separate(emitter: Emitter, value: ir.Value) -> list[ir.Value]:
+    """The number of each lane."""
+    if emitter.lanes == 1:
+        return [value]
+    return [emitter.builder.extract_element(value, ir.Constant(I32, lane)) for lane in range(emitter.lanes)]
 
 
 def _wide(emitter: Emitter, pointer: ir.Value, at: int, count: int) -> ir.Value:
@@ -129,7 +179,7 @@ class _Numbers:
     def __init__(self, emitter: Emitter, base: ir.Value, count: int):
         self.emitter, self.base, self.count = emitter, base, count
         self._loaded: dict[int, ir.Value] = {}
-        self._unstored: list[ir.Value] = []
+        self._unstored: dict[int, list[ir.Value]] = defaultdict(lambda: [None] * count)
         self._align = count * emitter.dtype.itemsize
 
     def _address(self, at: int) -> ir.Value:
@@ -145,17 +195,18 @@ class _Numbers:
         return self._loaded[at] if self.count == 1 else b.extract_element(self._loaded[at], ir.Constant(I32, k - at))
 
     def store(self, k: int, value: ir.Value) -> None:
-        """Number k; they come in order."""
-        b, stored = self.emitter.builder, value
-        self._unstored.append(value)
-        if len(self._unstored) < self.count:
+        """Number k, with its neighbours once all are there."""
+        b, at = self.emitter.builder, k - k % self.count
+        waiting = self._unstored[at]
+        waiting[k - at] = value
+        if None in waiting:
             return
+        stored = value
         if self.count > 1:
             stored = ir.Constant(ir.VectorType(self.emitter.real, self.count), ir.Undefined)
-            for place, one in enumerate(self._unstored):
+            for place, one in enumerate(waiting):
                 stored = b.insert_element(stored, one, ir.Constant(I32, place))
-        b.store(stored, self._address(k + 1 - self.count), align=self._align)
-        self._unstored.clear()
+        b.store(stored, self._address(at), align=self._align)
 
 
 def _function(module: ir.Module, dtype: np.dtype[Any], name: str,
@@ -172,14 +223,40 @@ def _function(module: ir.Module, dtype: np.dtype[Any], name: str,
 class FusedCode:
     """The straight-line functions that fill the holes of `cuda_batch.fused_shell`.
 
-    groups: how often the warp's 32 lanes take a column each; slots: accumulators a thread has.
+    slots: accumulators a thread has; columns: sums that a warp's lanes keep; board: numbers of a warp's board.
     """
 
     def __init__(self, layout: Layout, plan: CudaSchedule):
-        self.layout, self.plan = layout, plan
+        self.layout, self.plan, self.sums = layout, plan, layout.sums
         self.real = FLOAT[layout.dtype.name]
-        self.groups = -(-len(layout.columns) // WARP)
-        self.slots = len(layout.columns) if plan.private else self.groups
+        self.slots, self.columns = max(1, self.sums.slots), max(1, self.sums.groups) * WARP
+        self.board = self.sums.board_rows * board_stride(plan.unroll, layout.dtype.itemsize)
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Which of the `columns` each reduced result is."""
+        places: npt.NDArray[np.int64] = self.sums.place[self.layout.column_of]
+        return places
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Where each of the numbers that the body reads stands in the program's vector of shared numbers."""
+        return np.array([self.layout.shared[row] for row in self.rows], np.int64)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The shared rows in the order in which the body reads them."""
+        return self._emit_body(ir.Module("rehearsal"))[1]
+
+    @cached_property
+    def _joined(self) -> set[int]:
+        """Products that the sums of derivatives alone read: these have no order to keep, nor roundings."""
+        layout, tape = self.layout, self.layout.tape
+        if tape.derivatives is None:
+            return set()
+        single, _ = single_use_products(tape, np.array([*layout.columns, *layout.stored_rows], np.int32))
+        return {row for i in tape.instructions[tape.derivatives:] if i.op is OPS["sum"] and i.segments is not None
+                for row in i.segments.elements[single[i.segments.elements]].tolist()}
 
     @staticmethod
     def _at(emitter: Emitter, pointer: ir.Value, k: int) -> ir.Value:
@@ -194,60 +271,91 @@ class FusedCode:
         return function
 
     def body(self, module: ir.Module) -> ir.Function:
-        """`void body(acc, numbers, i, n, arrays…)`: a thread's `unroll` examples from i on, start to end.
+        """`void body(acc, board, numbers, i, n, arrays…)`: a thread's `unroll` examples from i on, start to end.
 
-        Every array begins at a multiple of 16 bytes.
+        board: the boards of the block's warps, one after the other; numbers: those of `self.numbers`. Both and every
+        array begin at a multiple of 16 bytes.
         """
-        layout, pointer = self.layout, self.real.as_pointer()
+        return self._emit_body(module)[0]
+
+    def _emit_body(self, module: ir.Module) -> tuple[ir.Function, list[int]]:
+        layout, pointer, unroll = self.layout, self.real.as_pointer(), self.plan.unroll
         names = [f"input{k}" for k in range(len(layout.in_widths))]
         names += [f"output{k}" for k in range(len(layout.out_widths))]
-        arguments = {"acc": pointer, "numbers": pointer, "i": I64, "n": I64}
+        arguments = {"acc": pointer, "board": pointer, "numbers": pointer, "i": I64, "n": I64}
         arguments |= dict.fromkeys(names, ir.PointerType(self.real, GLOBAL))
-        function, emitter = _function(module, layout.dtype, "body", arguments)
-        acc, numbers, i, n, *arrays = function.args
-        b = emitter.builder
+        function, one = _function(module, layout.dtype, "body", arguments)
+        acc, board, numbers, i, n, *arrays = function.args
+        b, emitter = one.builder, Emitter(one.builder, layout.dtype, unroll, "cuda")
 
-        def accumulate(k: int, value: ir.Value) -> None:
-            at = self._at(emitter, acc, k)
-            b.store(b.fadd(b.load(at), value), at)
+        def held(first: ir.Value, count: Callable[[int], int]) -> list[_Numbers]:
+            return [_Numbers(emitter, b.gep(array, [b.mul(first, ir.Constant(I64, width))]), count(width))
+                    for array, width in zip(arrays, layout.widths, strict=True)]
 
-        def sinks(first: ir.Value, count: Callable[[int], int], members: int = 1) -> list[_ThreadSink]:
-            held = [_Numbers(emitter, b.gep(pointer, [b.mul(first, ir.Constant(I64, width))]), count(width))
-                    for pointer, width in zip(arrays, layout.widths, strict=True)]
-            return [_ThreadSink(emitter, layout, numbers, held, member, accumulate) for member in range(members)]
-
-        def write(sink: _ThreadSink) -> None:
-            emit_rows(emitter, layout.tape, sink, layout.columns, layout.stored_rows)
-
-        unroll = ir.Constant(I64, self.plan.unroll)
-        if self.plan.unroll > 1:
-            with b.if_else(b.icmp_signed("<=", b.add(i, unroll), n), likely=True) as (whole, rest):
+        if self.plan.light:
+            with b.if_else(b.icmp_signed("<=", b.add(i, ir.Constant(I64, unroll)), n), likely=True) as (whole, rest):
                 with whole:
-                    members = sinks(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize, self.plan.unroll)
-                    for member in members:          # all that is read is under way before any of it is used
-                        member.prefetch()
-                    for member in members:
-                        write(member)
+                    rows = self._light(emitter, numbers, held(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize), acc)
                 with rest, counting(b, b.sub(n, i)) as k:
-                    write(*sinks(b.add(i, k), lambda width: 1))
+                    self._light(one, numbers, held(b.add(i, k), lambda width: 1), acc)
         else:
-            # A lane past the end repeats the last example, so that what it stores is there already, and adds zero.
-            exists = b.icmp_signed("<", i, n)
-            (one,) = sinks(b.select(exists, i, b.sub(n, ir.Constant(I64, 1))), layout.vector)
-            group = iter(range(self.groups))
-            transposed = TransposedSum(emitter, Warp(emitter), lambda value: accumulate(next(group), value))
-
-            def add(place: int, value: ir.Value) -> None:
-                value = b.select(exists, value, emitter.constant(0.0))
-                if self.plan.private:
-                    accumulate(place, value)
-                else:
-                    transposed.push(value)
-            one.add = add
-            write(one)
-            transposed.finish()
+            exists = [b.icmp_signed("<", b.add(i, ir.Constant(I64, member)), n) for member in range(unroll)]
+            last = b.sub(n, ir.Constant(I64, 1))
+            # One past the end repeats the last example, so that what it stores is there already, and adds zero.
+            members = [held(b.select(is_there, b.add(i, ir.Constant(I64, member)), last), layout.vector)
+                       for member, is_there in enumerate(exists)]
+            rows = self._heavy(emitter, numbers, members, exists, acc, board)
         b.ret_void()
-        return function
+        return function, rows
+
+    def _accumulate(self, emitter: Emitter, acc: ir.Value, k: int, value: ir.Value) -> None:
+        """Into accumulator k, one lane's number after the other."""
+        b, at = emitter.builder, self._at(emitter, acc, k)
+        for member in separate(emitter, value):
+            b.store(b.fadd(b.load(at), member), at)
+
+    def _light(self, emitter: Emitter, numbers: ir.Value, held: list[_Numbers], acc: ir.Value) -> list[int]:
+        """Neighbouring examples, which all exist; every result is summed by the thread itself."""
+        layout, widths = self.layout, self.layout.widths
+        sink = _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
+                           lambda array, column, member: (held[array], member * widths[array] + column),
+                           lambda place, value: self._accumulate(emitter, acc, place, value))
+        sink.prefetch()                             # all that is read is under way before any of it is used
+        emit_rows(emitter, layout.tape, sink, self._rows(self.sums.private), layout.stored_rows, self._joined)
+        return sink.numbers.rows
+
+    def _heavy(self, emitter: Emitter, numbers: ir.Value, held: list[list[_Numbers]], exists: list[ir.Value], acc: ir.Value,
+               board: ir.Value) -> list[int]:
+        """Examples held[member], of which those that `exists` count; sums by the thread itself or over the board."""
+        layout, sums, b, warp = self.layout, self.sums, emitter.builder, Warp(emitter)
+        there, zero = joined(emitter, exists), emitter.constant(0.0)
+        own = b.gep(board, [b.mul(warp.number, ir.Constant(I32, self.board))])
+        shown = Board(emitter, warp, own, emitter.lanes)
+        reduced, phase_of = self._rows(sums.private), dict[int, tuple[Phase, int]]()
+        for phase in sums.phases:
+            for at, row in enumerate(phase.board):
+                phase_of[len(reduced)] = phase, at
+                reduced.append(row)
+
+        def add(place: int, value: ir.Value) -> None:
+            if place not in phase_of:
+                self._accumulate(emitter, acc, place, b.select(there, value, zero))
+                return
+            phase, at = phase_of[place]
+            shown.write(at, value)
+            if at + 1 == len(phase.board):
+                shown.clear(len(phase.board), exists)
+                warp.meet()
+                for job in phase.jobs:
+                    shown.add(job, lambda slot: self._at(emitter, acc, slot))
+                warp.meet()
+        sink = _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
+                           lambda array, column, member: (held[member][array], column), add)
+        emit_rows(emitter, layout.tape, sink, reduced, layout.stored_rows, self._joined)
+        return sink.numbers.rows
+
+    def _rows(self, columns: Sequence[int]) -> list[int]:
+        return [self.layout.columns[k] for k in columns]
 
     def fold(self, module: ir.Module) -> ir.Function:
         """`void fold(acc, tiles, first)`: the warp's sums, from tiles[first] on, += acc, compensated; acc = 0."""
@@ -255,24 +363,29 @@ class FusedCode:
         function, emitter = _function(module, self.layout.dtype, "fold",
                                       {"acc": pointer, "tiles": pointer, "first": I64})
         acc, tiles, first = function.args
-        b, warp, pieces = emitter.builder, Warp(emitter), self.layout.pieces
+        b, warp, pieces, sums = emitter.builder, Warp(emitter), self.layout.pieces, self.sums
         mine = b.gep(tiles, [b.add(first, b.zext(warp.lane, I64))])
-        group, zero = iter(range(self.groups)), emitter.constant(0.0)
+        group, zero = iter(range(sums.groups)), emitter.constant(0.0)
 
         def deliver(value: ir.Value) -> None:
             at = next(group) * WARP
-            places = [self._at(emitter, mine, at + piece * self.groups * WARP) for piece in range(pieces)]
+            places = [self._at(emitter, mine, at + piece * self.columns) for piece in range(pieces)]
             total, error = two_sum(b, b.load(places[0]), value)
             b.store(total, places[0])
             if pieces == 2:
                 b.store(b.fadd(b.load(places[1]), error), places[1])
 
-        transposed = TransposedSum(emitter, warp, deliver)
-        for k in range(self.slots):
-            place = self._at(emitter, acc, k)
-            (transposed.push if self.plan.private else deliver)(b.load(place))
-            b.store(zero, place)
-        transposed.finish()
+        jobs = sorted((job for phase in sums.phases for job in phase.jobs), key=lambda job: job.group)
+        # The lanes that have parts of the same sum: for what each thread adds up itself, all of them.
+        shared = [(len(sums.private), WARP), *((job.slots, job.share) for job in jobs)]
+        slot = iter(range(self.slots))
+        for slots, lanes in shared:
+            transposed = TransposedSum(emitter, warp, deliver, range(6 - lanes.bit_length(), 5))
+            for k in itertools.islice(slot, slots):
+                place = self._at(emitter, acc, k)
+                transposed.push(b.load(place))
+                b.store(zero, place)
+            transposed.finish()
         b.ret_void()
         return function
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
+from jitgrad.compiler.batch_sums import WARP
 from jitgrad.compiler.emit import I1, I32, I64, Emitter
-from jitgrad.compiler.schedule import WARP
 
 
 class Warp:
@@ -16,11 +16,22 @@ class Warp:
     def __init__(self, emitter: Emitter):
         self.emitter, self.builder = emitter, emitter.builder
         thread = self._intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", I32, ())
-        self.lane = self.builder.and_(self.builder.call(thread, ()), ir.Constant(I32, WARP - 1))
+        self.thread = self.builder.call(thread, ())
+        self.lane = self.builder.and_(self.thread, ir.Constant(I32, WARP - 1))
 
     def _intrinsic(self, name: str, result: ir.Type, args: Sequence[ir.Type]) -> ir.Function:
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, args), name)
+
+    @property
+    def number(self) -> ir.Value:
+        """The warp's place in its block."""
+        return self.builder.lshr(self.thread, ir.Constant(I32, 5))
+
+    def meet(self) -> None:
+        """Wait for the other lanes; what they have written to shared memory is seen from here on."""
+        barrier = self._intrinsic("llvm.nvvm.bar.warp.sync", ir.VoidType(), (I32,))
+        self.builder.call(barrier, [ir.Constant(I32, -1)])
 
     def bit(self, k: int) -> ir.Value:
         """Whether bit k of the lane number is set."""
@@ -44,21 +55,21 @@ class Warp:
 
 
 class TransposedSum:
-    """Adds up values over the warp, 32 at a time, leaving lane p with the sum of the p-th.
+    """Adds up values over the lanes that differ in `bits` of their number, leaving each of these with one of the sums.
 
     Two values become one whenever a pair of the same level waits: half of the lanes keep the first and give away their
-    part of the second, the other half the other way round. So 32 values cost 31 exchanges instead of 160, five wait at
-    most, and each sum is a balanced tree over the lanes.
+    part of the second, the other half the other way round. Of all five bits, 32 values cost 31 exchanges instead of 160,
+    five wait at most, and lane p is left with the sum of the p-th; each sum is a balanced tree over the lanes.
     """
 
-    def __init__(self, emitter: Emitter, warp: Warp, deliver: Callable[[ir.Value], None]):
-        self.emitter, self.warp, self.deliver = emitter, warp, deliver
-        self.waiting: list[ir.Value | None] = [None] * 5
-        self.bits = [warp.bit(k) for k in range(5)]
+    def __init__(self, emitter: Emitter, warp: Warp, deliver: Callable[[ir.Value], None], bits: Sequence[int]):
+        self.emitter, self.warp, self.deliver, self.bits = emitter, warp, deliver, bits
+        self.waiting: list[ir.Value | None] = [None] * len(bits)
+        self.set = [warp.bit(k) for k in bits]
 
     def push(self, value: ir.Value) -> None:
         """The next value of every lane."""
-        for level in range(5):
+        for level in range(len(self.bits)):
             first, self.waiting[level] = self.waiting[level], None
             if first is None:
                 self.waiting[level] = value
@@ -67,10 +78,10 @@ class TransposedSum:
         self.deliver(value)
 
     def finish(self) -> None:
-        """Complete the last 32 with zeros."""
+        """Complete the last ones with zeros."""
         carried: ir.Value | None = None
         zero = self.emitter.constant(0.0)
-        for level in range(5):
+        for level in range(len(self.bits)):
             first, self.waiting[level] = self.waiting[level], None
             if first is not None:
                 carried = self._merge(level, first, zero if carried is None else carried)
@@ -80,9 +91,9 @@ class TransposedSum:
             self.deliver(carried)
 
     def _merge(self, level: int, first: ir.Value, second: ir.Value) -> ir.Value:
-        b, upper = self.emitter.builder, self.bits[level]
+        b, upper = self.emitter.builder, self.set[level]
         kept, given = b.select(upper, second, first), b.select(upper, first, second)
-        return b.fadd(kept, self.warp.exchange(level, given))
+        return b.fadd(kept, self.warp.exchange(self.bits[level], given))
 
 
 def two_sum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:

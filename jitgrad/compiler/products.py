@@ -72,6 +72,38 @@ def single_use_products(tape: Tape, results: Rows) -> tuple[npt.NDArray[np.bool_
     return (factors[0] >= 0) & single_use(tape, results), factors
 
 
+@dataclass
+class Outer:
+    """Products that are summed over the batch: common[k] · others[j] goes to the sum at places[k] + j."""
+
+    common: list[int]
+    places: list[int]
+    others: Rows
+
+
+def outer_products(rows: Rows, places: Rows, product: npt.NDArray[np.bool_],
+                   factors: Rows) -> tuple[list[Outer], npt.NDArray[np.bool_]]:
+    """Blocks among rows that are summed to `places`: runs of products with one common factor over the same others.
+
+    product: whether each is a product with factors[:, row]. Also answers which of them are not.
+    """
+    broken = np.diff(places) != 1
+    ends = [_run_ends(np.where(product, f, -1), broken) for f in factors[:, rows]]
+    blocks: dict[bytes, Outer] = {}
+    p = 0
+    while p < len(rows):
+        # Which factor is common depends on how a weight matrix lies: W[j, i] or W[i, j].
+        common = 0 if ends[0][p] >= ends[1][p] else 1
+        run = rows[p:ends[common][p]]
+        if product[p]:
+            others = factors[1 - common, run]
+            block = blocks.setdefault(others.tobytes(), Outer([], [], others))
+            block.common.append(int(factors[common, run[0]]))
+            block.places.append(int(places[p]))
+        p += len(run)
+    return list(blocks.values()), ~product
+
+
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
     """The tables of a tape whose rows `reduced` are summed over the batch and rows `examples` stored."""
     tables = _Tabulation(tape, reduced, examples).tables
@@ -236,28 +268,15 @@ class _Tabulation:
     def _reductions(self, rows: Rows, places: Rows) -> None:
         """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
         self.tables.terms = int(np.bincount(places).max(initial=1))
-        product = self.absorbed[rows]
-        plain = ~product
-        broken = np.diff(places) != 1
-        ends = [_run_ends(np.where(product, f, -1), broken) for f in self.factors[:, rows]]
-        blocks: dict[bytes, list[tuple[int, int, Rows]]] = {}
-        p = 0
-        while p < len(rows):
-            # Which factor is common depends on how a weight matrix lies: W[j, i] or W[i, j].
-            common = 0 if ends[0][p] >= ends[1][p] else 1
-            run = rows[p:ends[common][p]]
-            if product[p]:
-                others = self.factors[1 - common, run]
-                blocks.setdefault(others.tobytes(), []).append((int(self.factors[common, run[0]]), int(places[p]), others))
-            p += len(run)
+        blocks, plain = outer_products(rows, places, self.absorbed[rows], self.factors)
         t = self.tables
-        for same in blocks.values():
-            x = self._in_v(same[0][2])
-            while same:
-                part = same[:ROWS] if len(same) >= ROWS else same[:1]
-                same = same[len(part):]
-                d = self._in_v(np.array([one[0] for one in part], np.int32))
-                t.reductions.append((len(part), len(x), t.put(d, [one[1] for one in part], x)))
+        for block in blocks:
+            x, at = self._in_v(block.others), 0
+            while at < len(block.common):
+                size = ROWS if len(block.common) - at >= ROWS else 1
+                d = self._in_v(np.array(block.common[at:at + size], np.int32))
+                t.reductions.append((size, len(x), t.put(d, block.places[at:at + size], x)))
+                at += size
         if plain.any():
             at = t.put(self._in_v(rows[plain]), places[plain])
             t.reductions.append((0, int(plain.sum()), at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.compiler.batch_sums import WARP, BatchSums, board_stride
+from jitgrad.compiler.demand import most_alive
 from jitgrad.compiler.tape import Tape
 from jitgrad.kernels import dense
 
@@ -23,7 +26,6 @@ INLINED_LIMIT = 100
 # never on the number of threads, and so does the order of every sum.
 MAX_CHUNKS = 64
 
-WARP = 32                          # threads of a CUDA warp
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
 FUSED_TILE = 1024
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
@@ -67,22 +69,26 @@ def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
 MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
-LIGHT_BLOCKS, HEAVY_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 4 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
+LIGHT_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
+# By the words a thread holds at once (`most_alive`, and accumulators), how many warps' registers a multiprocessor has
+# room for: compiled, a body takes up to 128, 168 or 255. Blocks that wait for others to end would double the time.
+HEAVY_WARPS = ((88, 16), (150, 12), (256, 8))
+TWO_MEMBERS = 150                  # words up to which a thread has two examples at once: a number is loaded for both
 UNROLL = 4                         # examples a thread of a light body has in flight
-PRIVATE_SUMS = 12                  # up to here a thread adds up every result itself; above, the warp shares them
 SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
+SHARED_IN_ALL = 227 << 10          # bytes that the blocks of an H100 multiprocessor may have; each takes 1,024 more
 TAPE_WARPS = 8                     # warps of a block that share an instruction's rows, over the same 32 examples
 SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
 
 
 @dataclass(frozen=True)
 class CudaSchedule:
-    """fused: straight line or interpreter; private: each thread has sums of its own; unroll: examples a thread."""
+    """fused: straight line or interpreter; light: a short straight line; unroll: examples a thread has at once."""
 
     fused: bool
+    light: bool
     block: int                         # threads
     blocks: int                        # at most
-    private: bool
     unroll: int
     examples: int                      # a block has at once
 
@@ -91,18 +97,37 @@ class CudaSchedule:
         return min(self.blocks, -(-n // self.examples))
 
 
-def for_cuda(tape: Tape, dtype: np.dtype[Any], columns: int) -> CudaSchedule:
-    """The CUDA schedule of a tape with `columns` reduced results."""
-    operations, pieces = tape.operations(), 8 // dtype.itemsize
-    sums = (columns + WARP) * pieces * (BLOCK // WARP)
-    if operations <= FUSED_LIMIT and (sums + len(tape.inputs)) * dtype.itemsize <= SHARED_MEMORY:
-        private = columns <= PRIVATE_SUMS
-        light = private and operations <= LIGHT
-        unroll = UNROLL if light else 1
-        return CudaSchedule(True, BLOCK, LIGHT_BLOCKS if light else HEAVY_BLOCKS, private, unroll, BLOCK * unroll)
+def for_cuda(tape: Tape, dtype: np.dtype[Any], sums: Callable[[], BatchSums]) -> CudaSchedule:
+    """The CUDA schedule of a tape; `sums()` are those of its reduced results in a straight line."""
+    operations = tape.operations()
+    if operations <= FUSED_LIMIT:
+        if operations <= LIGHT and not sums().phases:
+            return CudaSchedule(True, True, BLOCK, LIGHT_BLOCKS, UNROLL, BLOCK * UNROLL)
+        fused = _fused(tape, dtype, sums())
+        if fused is not None:
+            return fused
     warps = TAPE_WARPS * 4 // dtype.itemsize
     fitting = SCRATCH_BYTES // (int((~tape.uniform).sum()) * dtype.itemsize * WARP + 1)
-    return CudaSchedule(False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), False, 1, WARP)
+    return CudaSchedule(False, False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), 1, WARP)
+
+
+def _fused(tape: Tape, dtype: np.dtype[Any], sums: BatchSums) -> CudaSchedule | None:
+    """A straight line's schedule, None where it would not fit the registers or the shared memory of a block."""
+    alive = most_alive(tape, sums.wanted)
+
+    def words(members: int) -> int:
+        return (alive * members + sums.slots) * dtype.itemsize // 4
+    members = 2 if words(2) <= TWO_MEMBERS else 1
+    room = next((warps for most, warps in HEAVY_WARPS if words(members) <= most), 0)
+    # A shared number is kept as often as it is used.
+    numbers = sum(int(tape.shared[rows[rows < len(tape.inputs)]].sum()) for i in tape.instructions for rows in i.operands())
+    warp = sums.groups * WARP * (8 // dtype.itemsize) + sums.board_rows * board_stride(members, dtype.itemsize)
+    for warps in (4 // members, 2, 1):
+        bytes_used = (warp * warps + numbers) * dtype.itemsize
+        if bytes_used <= SHARED_MEMORY and room:
+            blocks = min(room // warps, SHARED_IN_ALL // (bytes_used + 1024))
+            return CudaSchedule(True, False, WARP * warps, blocks * MULTIPROCESSORS, members, WARP * warps * members)
+    return None
 
 
 @lru_cache(1024)
