@@ -85,7 +85,7 @@ def publish(report: dict[str, Any], options: argparse.Namespace, into_checkout: 
         for name, picture in pictures.draw(report).items():
             write(PICTURES / name, picture)
     if options.json == "-":
-        print(text, end="")
+        print(json.dumps({"ok": not running.failures(report), **report}, indent=1, ensure_ascii=False))
         return
     if report["quick"]:
         print("A quick run: small sizes, whatever the titles say. The figures mean nothing.\n")

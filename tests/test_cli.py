@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import run
+from command import QUICK, run
 from typer.testing import CliRunner
 
 import jitgrad.cli
 from jitgrad import backends
+from jitgrad.cli import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -136,12 +137,53 @@ def test_demo_reaches_its_accuracies_in_time():
     assert losses[0] > 1.0 > 0.05 > losses[-1]
 
 
+def test_a_pipe_that_closes_early_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "jitgrad", "devices"], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()  # as `| head` does
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+    process.wait()
+
+
 def test_main_is_the_installed_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["jitgrad", "--version"])
     with pytest.raises(SystemExit) as caught:
         jitgrad.cli.main()
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("jitgrad ")
+
+
+MODEL = "import jitgrad as jg\ndef square(w, x):\n    return (w * x) ** 2\n"
+
+
+@pytest.mark.parametrize("command", [
+    ("train", "table.csv", "--target", "y", *QUICK), ("predict", "model", "table.csv"),
+    ("sweep", "table.csv", "--target", "y", "--grid", "seed=0..1", *QUICK),
+    ("check", "model.py:square", "--device", "interpret"),
+    ("show", "model.py:square", "--device", "interpret", "--no-measure"),
+    ("devices",), ("cache", "info"), ("cache", "clear")], ids=lambda command: command[0])
+def test_each_command_prints_one_json_object_and_nothing_else(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JITGRAD_CACHE_DIR", str(Path("kept").absolute()))
+    Path("table.csv").write_text("x,y\n" + "".join(f"{k * k},{k / 7}\n" for k in range(20)))
+    Path("model.py").write_text(MODEL)
+    if command[0] == "predict":
+        run("train", "table.csv", "--target", "y", *QUICK, "--out", "model")
+    result = run(*command, "--json")
+    assert json.loads(result.stdout)["ok"] is True
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("command", [
+    ("train", "absent.csv", "--target", "y"), ("predict", "absent", "absent.csv"), ("sweep", "moons", "--grid", "sead=0"),
+    ("check", "absent.py:f"), ("show", "absent.py:f"), ("bench",)], ids=lambda command: command[0])
+def test_a_failing_command_says_so_in_json(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "__file__", str(Path("site/jitgrad/cli/machine.py").absolute()))  # no checkout around it
+    record = json.loads(run(*command, "--json", status=1).stdout)
+    assert record["ok"] is False
+    assert set(record["error"]) == {"type", "message"}
 
 
 # --- completion -----------------------------------------------------------------------------------------------------------
