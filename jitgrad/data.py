@@ -276,7 +276,8 @@ def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decim
         if len(cells) != len(columns):
             raise DataError(
                 explain(f"Line {line} has {len(cells)} cells where the header has {len(columns)}.", f"{name}:{line}",
-                        "Quote cells that contain the delimiter, and fill or remove short rows.")
+                        f"Quote cells that contain the delimiter (read with {delimiter!r}), and fill or remove short "
+                        "rows.")
             )
     if len(rows) < least:
         few = "fewer than two rows" if least == 2 else "no row"

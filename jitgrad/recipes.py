@@ -206,7 +206,7 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
         metrics=task.metrics() if recipe.validation else None,
         patience=recipe.patience,
         checkpoint=checkpoint,
-        metadata={"model": task.predictor(start).as_json()},
+        metadata=None if checkpoint is None else {"model": task.predictor(start).as_json()},
         resume=resume,
         progress=progress,
     )

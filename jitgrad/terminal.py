@@ -106,6 +106,8 @@ def reporting(as_json: bool) -> Iterator[None]:
     """Turn errors that the user can mend into their own text and exit status 1, without a traceback."""
     try:
         yield
+    except BrokenPipeError:                                 # `jitgrad … | head`: typer ends in silence
+        raise
     except (JitgradError, OSError) as error:
         if as_json:
             print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})

@@ -96,6 +96,9 @@ def fit(
     options: dict[str, Any] = {
         "in_axes": in_axes, "reduce": reduce, "device": device, "sample_weight": sample_weight,
         "class_weight": class_weight, "validation": validation, "metrics": metrics, "noise": noise}
+    if metadata is not None and checkpoint is None:
+        raise ArgumentError(explain("metadata are kept in a checkpoint, and there is none.", None,
+                                    "Pass checkpoint, a path, or leave metadata out."))
     if ensemble is not None:
         if callback is not None or checkpoint is not None:
             raise ArgumentError(explain("An ensemble has no callback and no checkpoint: its models train side by side.",

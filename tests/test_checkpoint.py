@@ -254,6 +254,21 @@ def test_float_parameters_and_dataclasses_go_on(tmp_path: Path):
     same(found.params, whole.params)
 
 
+def test_a_checkpoint_keeps_the_users_own_metadata(tmp_path: Path):
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run", "device": "interpret", "progress": False}
+    jg.fit(model, parameters(), examples(9), epochs=1, metadata={"run": 1}, **options)
+    assert jg.load(tmp_path / "run")[1]["metadata"] == {"run": 1}
+    found = jg.fit(model, parameters(), examples(9), epochs=2, resume=True, metadata={"run": 2}, **options)
+    assert found.resumed == 1
+    assert jg.load(tmp_path / "run")[1]["metadata"] == {"run": 2}
+    jg.fit(model, parameters(), examples(9), epochs=1, **options)
+    assert "metadata" not in jg.load(tmp_path / "run")[1]
+    with pytest.raises(errors.ArgumentError, match="cannot be written as JSON"):
+        jg.fit(model, parameters(), examples(9), epochs=1, metadata={"run": {1}}, **options)
+    with pytest.raises(errors.ArgumentError, match="kept in a checkpoint"):
+        jg.fit(model, parameters(), examples(9), metadata={})
+
+
 def test_every_says_how_often_and_the_end_is_always_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written: list[int] = []
     write = resume.TrainingFile.write

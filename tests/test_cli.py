@@ -137,6 +137,17 @@ def test_demo_reaches_its_accuracies_in_time():
     assert losses[0] > 1.0 > 0.05 > losses[-1]
 
 
+def test_a_pipe_that_closes_early_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "jitgrad", "devices"], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()  # as `| head` does
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+    process.wait()
+
+
 def test_main_is_the_installed_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["jitgrad", "--version"])
     with pytest.raises(SystemExit) as caught:
@@ -152,7 +163,8 @@ MODEL = "import jitgrad as jg\ndef square(w, x):\n    return (w * x) ** 2\n"
     ("train", "table.csv", "--target", "y", *QUICK), ("predict", "model", "table.csv"),
     ("sweep", "table.csv", "--target", "y", "--grid", "seed=0..1", *QUICK),
     ("check", "model.py:square", "--device", "interpret"),
-    ("show", "model.py:square", "--device", "interpret", "--no-measure"), ("devices",), ("cache", "info"), ("cache", "clear")], ids=lambda command: command[0])
+    ("show", "model.py:square", "--device", "interpret", "--no-measure"),
+    ("devices",), ("cache", "info"), ("cache", "clear")], ids=lambda command: command[0])
 def test_each_command_prints_one_json_object_and_nothing_else(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JITGRAD_CACHE_DIR", str(Path("kept").absolute()))
     Path("table.csv").write_text("x,y\n" + "".join(f"{k * k},{k / 7}\n" for k in range(20)))

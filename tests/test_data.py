@@ -218,7 +218,7 @@ def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
         ("a,y\n1,2.5\n\n\ntwo,4.5\n", ["table.csv:5", "Line 5", "'two'", "column 'a'"]),
         ("a,y\n1,2.5\n1_000,4.5\n", ["Line 3", "'1_000'", "column 'a'"]),
         ("a,y\n1,2.5\n-inf,4.5\n", ["Line 3", "-inf", "column 'a'"]),
-        ("a,y\n1,2.5\n2,3.5\n3,4,5\n", ["table.csv:4", "Line 4 has 3 cells", "header has 2"]),
+        ("a,y\n1,2.5\n2,3.5\n3,4,5\n", ["table.csv:4", "Line 4 has 3 cells", "header has 2", "read with ','"]),
         ("a,y\n1,2.5\n2\n", ["Line 3 has 1 cells", "header has 2"]),
         ("a,y\n1,2.5\n2,oops\n3,4.5\n", ["Line 3", "'oops'", "column 'y'"]),
         ("1,2.5\n2,3.5\n3,4.5\n", ["first line holds numbers", "header"]),
@@ -338,6 +338,35 @@ def test_the_kind_of_a_column_follows_from_its_cells(cells: list[str], kind: str
     assert numbers.shape == (4, len(column.features)) == (4, len(column.measures))
     assert np.isfinite(numbers).all()
     assert unknown == []
+    assert columns.Column.read(json.loads(json.dumps(column.as_json()))) == column
+
+
+CELLS = st.sampled_from(["", "NA", " ", "1", "-2.5", "3e2", "1_0", "inf", "a", "b ", " b", "é", "yes", "2024-02-29",
+                         "2024-02-30"])  # fmt: skip
+
+
+@given(st.lists(CELLS, min_size=1, max_size=30), st.data(), st.booleans())
+def test_any_column_is_finite_numbers_or_an_error(texts: list[str], draw: st.DataObject, category: bool):
+    cells = list(enumerate(texts, 2))
+    training = np.array(sorted(draw.draw(st.sets(st.integers(0, len(texts) - 1), min_size=1))))
+    column, said = None, ""
+    try:
+        column = columns.understand("c", cells, training, "file.csv", category)
+    except DataError as error:
+        said = str(error)
+    if column is None:
+        assert "column 'c'" in said
+        return
+    numbers, unknown = column.inputs(cells, "file.csv")
+    assert numbers.shape == (len(texts), len(column.features))
+    assert np.isfinite(numbers).all()
+    learned = {texts[row].strip() for row in training}
+    assert all(text not in learned for _, text in unknown)
+    if column.kind == "category":
+        assert set(column.levels) <= learned
+        np.testing.assert_array_equal(numbers.sum(axis=1)[training], 1.0)  # a category or missing
+    if column.gaps and column.kind != "left out":
+        assert [texts[row].strip() in ("", "NA") for row in range(len(texts))] == (numbers[:, -1] == 1.0).tolist()
     assert columns.Column.read(json.loads(json.dumps(column.as_json()))) == column
 
 

@@ -9,12 +9,14 @@ import io
 import linecache
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from command import run
 
 import jitgrad as jg
 from jitgrad.compiler.graph import OPS
@@ -173,3 +175,36 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists() or target.endswith("operations.md"), (page.name, target)
+
+
+def commands() -> list[str]:
+    """Every `jitgrad` command of the pages' shell snippets, up to a pipe, a redirection or a remark."""
+    found = [line for page in PAGES for kind, body in FENCED.findall(page.read_text(encoding="utf-8")) if kind == "sh"
+             for line in body.splitlines() if line.startswith("jitgrad ") and "completion" not in line]
+    return list(dict.fromkeys(re.split(r"\s[|>#]", line)[0].strip() for line in found))
+
+
+OBJECTIVE = """
+import numpy as np
+import jitgrad as jg
+def objective(params, x, y):
+    return jg.losses.mse(params["w"] @ x, y)
+objective_args = ({"w": np.ones(2)}, np.ones((4, 2)), np.ones(4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shell")
+def test_commands_of_the_pages_run_one_after_the_other() -> None:
+    """On a table as a reader would have it; trainings are shortened."""
+    rows = [(40 + 7 * k, ["Aachen", "Bonn"][k % 2], 1000 * (40 + 7 * k) + 9000 * (k % 2)) for k in range(60)]
+    Path("houses.csv").write_text("area,town,price\n" + "".join(f"{a},{t},{p}\n" for a, t, p in rows), encoding="utf-8")
+    Path("new.csv").write_text("town,area\nBonn,100\n", encoding="utf-8")
+    Path("model.py").write_text(OBJECTIVE, encoding="utf-8")
+    texts = commands()
+    for name in ("train", "predict", "sweep", "check", "show"):
+        assert any(text.startswith(f"jitgrad {name} ") for text in texts), name
+    for text in texts:
+        words = shlex.split(text)[1:]
+        run(*words, *(["--epochs", "2"] if words[0] in ("train", "sweep") else []))
+    assert Path("priced.csv").read_text(encoding="utf-8").startswith("town,area,predicted price\nBonn,100,")

@@ -56,7 +56,7 @@ def _complete_table(incomplete: str) -> list[str]:
     return _files(incomplete, ".csv", ".tsv", ".txt")
 
 
-def complete_function(incomplete: str) -> list[str]:
+def _complete_function(incomplete: str) -> list[str]:
     """Python files, up to the colon after them."""
     return [name if name.endswith(os.sep) else f"{name}:" for name in _files(incomplete, ".py")]
 
@@ -91,7 +91,7 @@ TableArgument = Annotated[
 ]
 FunctionArgument = Annotated[
     str, typer.Argument(metavar="FILE:FUNCTION", help="A loss for one example, and its file.",
-                        autocompletion=complete_function)
+                        autocompletion=_complete_function)
 ]
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="COLUMN", help="The CSV column to predict; needed for a CSV file.")
