@@ -52,7 +52,8 @@ class DeviceCall(Call):
                     made = cuda_copies.packed(made, p.dtype)
                 else:
                     if p.dtype not in reduced:
-                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, self._divide)
+                        divisor = self.n if self._mean else 1
+                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, divisor)
                     made = reduced[p.dtype].part(p.start, p.shape)
                 return made.copy_to_host() if self._to_host else to_library(made, self._library)
             return self._unflatten([result(p) for p in self._values]), [result(p) for p in self._gradients]
