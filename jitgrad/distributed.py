@@ -11,8 +11,12 @@ others have tasks of their own; on a machine with a GPU, large partitions take i
 
 from __future__ import annotations
 
+import io
+import linecache
+import pickle
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -180,11 +184,10 @@ def folded(vectors: Sequence[Vector]) -> Vector:
 
 def shipped(function: Any) -> bytes:
     """A transformed function or an optimizer as bytes, always the same ones for the same object."""
-    import cloudpickle
     found = _SHIPPED.get(function)
     if found is None:
         try:
-            found = _SHIPPED[function] = cloudpickle.dumps(function)
+            found = _SHIPPED[function] = _pickled(function)
         except Exception as error:
             raise errors.ArgumentError(errors.explain(
                 f"{function!r} cannot be sent to Dask's workers: {error}", None,
@@ -196,8 +199,33 @@ def shipped(function: Any) -> bytes:
 @lru_cache(KEPT_FUNCTIONS)
 def unshipped(function: bytes) -> Any:
     """The inverse of `shipped`: for the same bytes the same object, with all that has been compiled for it."""
+    sources, content = pickle.loads(function)
+    for filename, lines in sources.items():
+        if not linecache.getlines(filename):                # a file that is not on this machine, a notebook's cell
+            linecache.cache[filename] = sum(map(len, lines)), None, lines, filename
+    return pickle.loads(content)
+
+
+def _pickled(function: Any) -> bytes:
+    """Bytes as of cloudpickle, and the text of the files in them: cloudpickle drops their names, and errors show lines."""
     import cloudpickle
-    return cloudpickle.loads(function)
+    plain = cloudpickle.Pickler.dispatch_table[CodeType]
+    files: set[str] = set()
+
+    def reduced(code: CodeType) -> Any:
+        make, args, *_ = plain(code)
+        files.add(code.co_filename)
+        return _code, (make, args, code.co_filename)
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced})
+    with io.BytesIO() as content:
+        Pickler(content).dump(function)
+        return pickle.dumps(({name: linecache.getlines(name) for name in sorted(files)}, content.getvalue()))
+
+
+def _code(make: Callable[..., CodeType], args: tuple[Any, ...], filename: str) -> CodeType:
+    return make(*args).replace(co_filename=filename)
 
 
 def client_of(client: Client | None) -> Client:
@@ -224,8 +252,8 @@ def client_of(client: Client | None) -> Client:
 def _embedded() -> Client:
     """A cluster of threads: kernels leave Python's lock alone, and the data need not be copied to other processes."""
     from distributed import Client
-    return Client(processes=False, n_workers=1, threads_per_worker=threads.cores(), dashboard_address=None,
-                              set_as_default=False)
+    return Client(processes=False, n_workers=1, threads_per_worker=threads.cores(), dashboard_address="127.0.0.1:0",
+                  set_as_default=False)
 
 
 def _dask_array() -> Any:
