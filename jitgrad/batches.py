@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,10 @@ class Batches(Examples):
     def whole(self) -> tuple[Tree, ...]:
         """All examples, in their order, as the caller's own arrays."""
         return self._unflatten(self._arrays)
+
+    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+        """A metric of the caller's own arrays."""
+        return float(metric(params, *self.whole()))
 
     def mean(self, loss: Transformed, params: Tree) -> float:
         """The mean of a jit over all examples."""

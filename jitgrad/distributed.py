@@ -15,6 +15,7 @@ import io
 import linecache
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ def over_partitions(step: Transformed, args: tuple[Any, ...], out: Any = None) -
             "Pass the parameters as an argument, to jg.value_and_grad."))
     if out is not None:
         raise errors.ArgumentError("out= takes what is computed in this process; Dask's results are new arrays")
-    return Partitions(step, args).call(step, args)
+    partitions = Partitions(step, args)
+    return partitions.rows(step, args) if step.returns == "jit" and step.reduce is None else partitions.call(step, args)
 
 
 class Partitions:
@@ -112,9 +114,20 @@ class Partitions:
         if not layout.is_reduced:
             raise errors.ArgumentError(errors.explain(
                 "Over Dask arrays only sums and means are computed, and this call has results for each example.", None,
-                "Use reduce='mean' or 'sum' and parameters that the batch shares; for predictions, array.map_blocks with "
-                "jg.jit(f, reduce=None)."))
+                "Use reduce='mean' or 'sum' and parameters that the batch shares; of a jit, reduce=None makes Dask arrays."))
         return layout, answer
+
+    def rows(self, step: Transformed, args: tuple[Any, ...]) -> Any:
+        """What a jit answers for each example, as Dask arrays with the partitions as their chunks, not computed yet."""
+        from dask.delayed import delayed
+        array = _dask_array()
+        layout, answer = step.layout(unflatten(self._structure, self._bound.given))
+        common, dtype = (shipped(step), self.arguments(args), debug.nans_are_errors()), layout.program.dtype
+        parts = [delayed(rows_of, pure=False)(*common, *blocks) for blocks in self._blocks]
+        found = [array.concatenate([array.from_delayed(part[k], (self.chunks[p], *shape), dtype)
+                                    for p, part in zip(self._numbers, parts, strict=True)])
+                 for k, shape in enumerate(layout.recorded.shapes)]
+        return answer.of(unflatten(layout.recorded.result, found), [])
 
     def arguments(self, args: tuple[Any, ...]) -> Arguments:
         """The arguments but for those that are cut."""
@@ -132,6 +145,11 @@ class Partitions:
         while len(parts) > FOLDED:
             parts = [delayed(folded, pure=False)(parts[k:k + FOLDED]) for k in range(0, len(parts), FOLDED)]
         return folded(self._client.gather(self._client.compute(parts)))
+
+    def as_current(self) -> AbstractContextManager[Any]:
+        """Inside, Dask computes with the workers of these partitions whatever is asked for."""
+        found: AbstractContextManager[Any] = self._client.as_current()
+        return found
 
     def persist(self) -> None:
         """Keep the partitions in the workers' memory; what a worker loses is computed again."""
@@ -175,6 +193,12 @@ def sums_of(function: bytes, arguments: Arguments, nans_are_errors: bool, first:
     with threads.on_one_core(), debug.nans_as_errors(nans_are_errors):
         sums: Vector = step.sums(args, numbers)
     return sums
+
+
+def rows_of(function: bytes, arguments: Arguments, nans_are_errors: bool, *blocks: Any) -> list[Any]:
+    """A task: what a jit answers for each example of a partition."""
+    with threads.on_one_core(), debug.nans_as_errors(nans_are_errors):
+        return flatten(unshipped(function)(*arguments.whole(blocks)))[0]
 
 
 def folded(vectors: Sequence[Vector]) -> Vector:

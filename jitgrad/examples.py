@@ -44,8 +44,8 @@ class Examples(ABC):
         """What must be equal in a training that goes on with these examples, in a form that JSON keeps."""
 
     @abstractmethod
-    def whole(self) -> tuple[Tree, ...]:
-        """The data as metrics get them."""
+    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+        """metric(params, *data) of whole arrays."""
 
     @abstractmethod
     def mean(self, loss: Transformed, params: Tree) -> float:
@@ -66,21 +66,8 @@ class Examples(ABC):
 
     def part(self, examples: npt.NDArray[np.intp]) -> Examples:
         """Copies of these examples, at least one."""
-        raise self._too_large("Examples cannot be picked from data that do not lie in memory",
-                              "Keep them apart: validation=(X, y) takes the same kinds of data.")
-
-    def joined(self, array: Array) -> Examples:
-        """The same examples with one more argument, (count,)."""
-        raise self._too_large("Weights cannot be added to data that do not lie in memory",
-                              "Make them one more argument of the objective: def f(params, x, y, weight): …")
-
-    def apart(self) -> Examples:
-        """What was joined, without the last argument."""
-        raise AssertionError("nothing was joined")
-
-    @staticmethod
-    def _too_large(what: str, instead: str) -> ArgumentError:
-        return ArgumentError(explain(f"{what}.", None, instead))
+        raise ArgumentError(explain("Examples cannot be picked from data that do not lie in memory.", None,
+                                    "Keep them apart: validation=(X, y) takes the same kinds of data."))
 
 
 class Update:

@@ -17,7 +17,7 @@ from jitgrad.errors import ArgumentError, NonFiniteError, ShapeError, explain
 from jitgrad.examples import Examples, check_finite
 from jitgrad.loop import Loops
 from jitgrad.metrics import Metric
-from jitgrad.streams import Mapped, Table
+from jitgrad.streams import Blocked, Mapped, Table
 
 Tree = Any
 Array = npt.NDArray[Any]
@@ -39,8 +39,7 @@ class Evaluation:
         if loss is not None and not math.isfinite(loss):
             raise NonFiniteError(explain(f"The validation loss became {loss} after epoch {epoch}.", None,
                                          "The validation examples may lie far from the training's; standardise both alike."))
-        data = self._examples.whole() if self._metrics else ()
-        return loss, {name: float(metric(params, *data)) for name, metric in self._metrics.items()}
+        return loss, {name: self._examples.measure(metric, params) for name, metric in self._metrics.items()}
 
 
 class Problem:
@@ -76,8 +75,14 @@ class Problem:
     def batches(self, params: Tree, data: Data) -> Examples:
         """The data, checked, with the examples' weights."""
         batches = self._examples(params, data, "data")
+        if self._client is not None and isinstance(batches, Batches | Blocked):
+            raise ArgumentError(explain("client says which Dask workers compute, and the data are no Dask arrays.", None,
+                                        "Pass Dask arrays (dask.array.from_array, from_zarr, …), or leave client out."))
         if not self._weighted:
             return batches
+        if not isinstance(batches, Batches):
+            raise ArgumentError(explain("Weights cannot be added to data that do not lie in memory.", None,
+                                        "Make them one more argument of the objective: def f(params, x, y, weight): …"))
         strong = [leaf.dtype for leaf in flatten((params, batches.whole()))[0]
                   if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind == "f"]
         # In the dtype that the objective is computed in: a wider one would be computed in from then on.
@@ -95,9 +100,6 @@ class Problem:
             if any(is_dask(leaf) for leaf in leaves):
                 from jitgrad.partitions import Partitioned
                 return Partitioned(self._bare, params, data, name, self._client)
-            if self._client is not None:
-                raise ArgumentError(explain("client says which Dask workers compute, and the data are no Dask arrays.", name,
-                                            "Pass Dask arrays (dask.array.from_array, from_zarr, …), or leave client out."))
             if any(isinstance(leaf, np.memmap) for leaf in leaves):
                 return Mapped(params, data, self._in_axes, name)
         if isinstance(data, Table):
@@ -119,7 +121,7 @@ class Problem:
             # A stream of its own: the minibatches are the same whether examples are held out or chosen by the caller.
             order = np.random.default_rng([seed, 0x5EED]).permutation(batches.count)
             measured, batches = batches.part(np.sort(order[:held])), batches.part(np.sort(order[held:]))
-        if self._weighted and (self._validation is None or self.splits):
+        if self._weighted and isinstance(measured, Batches):
             measured = measured.apart()
         if self._validation is not None and not self.splits:
             given = len(self._validation) if isinstance(self._validation, tuple) else self._validation.arguments

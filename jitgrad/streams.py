@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,9 +129,9 @@ class Mapped(Blocked):
         """The dtype and shape of every array, and that they are read in blocks."""
         return [*self._batches.kinds(), ("blocks", [len(self.bounds)])]
 
-    def whole(self) -> tuple[Tree, ...]:
-        """The caller's own arrays."""
-        return self._batches.whole()
+    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+        """A metric of the caller's own memory maps."""
+        return self._batches.measure(metric, params)
 
     def axes(self) -> list[int | None]:
         return self._batches.axes()
@@ -213,10 +213,10 @@ class _TableRows(Blocked):
         return [(inputs.str, [self.count, len(self._table.features)]), (targets.str, [self.count]),
                 ("blocks", [hi - lo for lo, hi in self.bounds])]
 
-    def whole(self) -> tuple[Tree, ...]:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
         """Metrics are of whole arrays."""
-        raise self._too_large("A table is not read as a whole, and metrics are of whole arrays",
-                              "Pass validation=(X, y) that fit in memory.")
+        raise ArgumentError(explain("A table is not read as a whole, and metrics are of whole arrays.", None,
+                                    "Pass validation=(X, y) that fit in memory."))
 
     def axes(self) -> list[int | None]:
         return [0, 0]

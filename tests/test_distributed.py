@@ -127,6 +127,17 @@ def test_labels_and_shared_arrays(inside: distributed.Client):
     assert_close(found, expected, 2e-6)
 
 
+def test_predictions_are_dask_arrays_with_the_same_partitions(inside: distributed.Client):
+    def predict(params: Any, x: Any) -> Any:
+        hidden = jg.tanh(params["W"] @ x + params["b"])
+        return {"score": params["v"] @ hidden, "hidden": hidden}
+    forward = jg.jit(predict, reduce=None)
+    with inside.as_current():
+        found = forward(PARAMS, DX)
+        assert found["hidden"].chunks == (tuple(size for size in CHUNKS if size), (4,))
+        assert_equal({name: array.compute() for name, array in found.items()}, forward(PARAMS, X))
+
+
 def test_a_function_is_recorded_once_in_a_worker(inside: distributed.Client):
     """The worker is this process, so the recordings can be seen."""
     recorded = []
@@ -245,7 +256,7 @@ CASES: list[tuple[Callable[[], Any], type[JitgradError], str]] = [
     (lambda: jg.value_and_grad(network)(PARAMS, frame(), DY), ArgumentError, "compute_chunk_sizes"),
     (lambda: jg.value_and_grad(network)(PARAMS, dask.delayed(X), DY), ArgumentError, "of Dask's is no array"),
     (lambda: jg.value_and_grad(network)(PARAMS, DX.astype(complex), DY), DtypeError, "complex128"),
-    (lambda: jg.value_and_grad(network, reduce=None)(PARAMS, DX, DY), ArgumentError, "map_blocks"),
+    (lambda: jg.value_and_grad(network, reduce=None)(PARAMS, DX, DY), ArgumentError, "only sums and means"),
     (lambda: jg.value_and_grad(network)(PARAMS, DX, DY, out=PARAMS), ArgumentError, "out= takes"),
     (lambda: jg.batch(lambda x: x[0])(DX), ArgumentError, "workers do not have this process's Values"),
     (lambda: jg.jit(lambda w, x: w @ x, in_axes=(None, 0))(da.from_array(PARAMS["v"]), np.ones((5, 4))), ShapeError,
@@ -279,12 +290,26 @@ def fit(data: Any, **options: Any) -> Any:
     return jg.fit(network, PARAMS, data, **{"optimizer": optim.adam(0.01), "epochs": 3, "progress": False, **options})
 
 
+def predicted(params: Any, x: Any) -> Any:
+    return params["v"] @ jg.tanh(params["W"] @ x + params["b"]) + params["c"]
+
+
 def test_full_batches_are_those_of_one_process(two: distributed.Client):
     others = (DX[:200], DY[:200])
-    found = fit((DX, DY), client=two, validation=others, patience=5)
-    expected = fit((X, Y), validation=(X[:200], Y[:200]), patience=5)
+    metrics = {"r2": jg.metrics.r2(predicted)}
+    found = fit((DX, DY), client=two, validation=others, patience=5, metrics=metrics)
+    expected = fit((X, Y), validation=(X[:200], Y[:200]), patience=5, metrics=metrics)
+    for one, other in zip(found.history, expected.history, strict=True):
+        assert one.metrics["r2"] == pytest.approx(other.metrics["r2"], rel=1e-12)
     assert_close(found.params, expected.params)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-12)
+    np.testing.assert_allclose(found.validation_losses, expected.validation_losses, rtol=1e-12)
+
+
+def test_validation_may_lie_in_memory(inside: distributed.Client):
+    others = (X[:200], Y[:200])
+    found = fit((DX, DY), client=inside, validation=others, metrics={"r2": jg.metrics.r2(predicted)})
+    expected = fit((X, Y), validation=others, metrics={"r2": jg.metrics.r2(predicted)})
     np.testing.assert_allclose(found.validation_losses, expected.validation_losses, rtol=1e-12)
 
 
