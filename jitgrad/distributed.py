@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import linecache
 import pickle
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -231,21 +232,25 @@ def unshipped(function: bytes) -> Any:
 
 
 def _pickled(function: Any) -> bytes:
-    """Bytes as of cloudpickle, and the text of the files in them: cloudpickle drops their names, and errors show lines."""
+    """Bytes as of cloudpickle, and the source lines of the code in them: errors show them, and cloudpickle drops even the
+    names of their files.
+    """
     import cloudpickle
     plain = cloudpickle.Pickler.dispatch_table[CodeType]
-    files: set[str] = set()
+    used: defaultdict[str, set[int]] = defaultdict(set)
 
     def reduced(code: CodeType) -> Any:
         make, args, *_ = plain(code)
-        files.add(code.co_filename)
+        used[code.co_filename] |= {line for *_, line in code.co_lines() if line is not None}
         return _code, (make, args, code.co_filename)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced})
     with io.BytesIO() as content:
         Pickler(content).dump(function)
-        return pickle.dumps(({name: linecache.getlines(name) for name in sorted(files)}, content.getvalue()))
+        sources = {name: [line if number in used[name] else "\n" for number, line in enumerate(linecache.getlines(name), 1)]
+                   for name in sorted(used)}
+        return pickle.dumps((sources, content.getvalue()))
 
 
 def _code(make: Callable[..., CodeType], args: tuple[Any, ...], filename: str) -> CodeType:
