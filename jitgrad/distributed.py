@@ -30,6 +30,7 @@ from jitgrad.arguments import Bound, flatten, unflatten
 from jitgrad.backends import threads
 from jitgrad.blocks import Sums, Vector, is_dask
 from jitgrad.compiler.program import Results
+from jitgrad.value import Value
 
 if TYPE_CHECKING:
     from jitgrad.api import Answer, Transformed
@@ -133,9 +134,14 @@ class Partitions:
     def arguments(self, args: tuple[Any, ...]) -> Arguments:
         """The arguments but for those that are cut."""
         leaves, structure = flatten(args)
-        batched = set(self.places)
-        return Arguments(unflatten(structure, [BLOCK if k in batched else leaf.compute() if is_dask(leaf) else leaf
-                                               for k, leaf in enumerate(leaves)]))
+        for k, leaf in enumerate(leaves):
+            if k in self.places:
+                leaves[k] = BLOCK
+            elif is_dask(leaf):
+                leaves[k] = leaf.compute()
+            elif isinstance(leaf, Value):                   # its number; the Value belongs to a graph of this process
+                leaves[k] = leaf.data
+        return Arguments(unflatten(structure, leaves))
 
     def total(self, task: Callable[..., Vector], *common: Any) -> Vector:
         """The sum, in the fixed tree, of task(*common, number of the first example, *blocks) over the partitions."""

@@ -74,7 +74,7 @@ class Update:
     """A step of these examples, which lie in memory. numbers: what an error calls them; None: 0, 1, …"""
 
     def __init__(self, step: Transformed, data: tuple[Tree, ...], size: int, numbers: Numbers | None):
-        self._step, self.data, self.size, self._numbers = step, data, size, numbers
+        self._step, self.data, self.size, self.numbers = step, data, size, numbers
 
     def make(self, trainer: Trainer, when: Callable[[int], str]) -> list[tuple[int, float]]:
         """One update."""
@@ -82,8 +82,8 @@ class Update:
         try:
             value, grads = self._step(*args)
         except (LabelError, NonFiniteError):
-            if self._numbers is not None:               # the same again, to be told which of the caller's examples it is
-                self._step.sums(args, self._numbers)
+            if self.numbers is not None:               # the same again, to be told which of the caller's examples it is
+                self._step.sums(args, self.numbers)
             raise
         trainer.update(float(value), grads, when(0))
         return [(self.size, float(value))]

@@ -63,6 +63,7 @@ class Partitioned(Examples):
         for (dtype, _), path in zip(partitions.kinds, names, strict=True):
             check_kind(np.dtype(dtype), path)
         self._kept = False
+        self._keep(self._fits())
         partitions.total(_checked, names, partitions.axes)
 
     def kinds(self) -> list[tuple[str, list[int]]]:
@@ -76,15 +77,14 @@ class Partitioned(Examples):
 
     def mean(self, loss: Transformed, params: Tree) -> float:
         """The mean of a jit over all examples."""
-        self._keep(self._fits())
         return float(self._partitions.call(loss, (params, *self._data)))
 
     def steps(self, step: Transformed, batch_size: int | None, generator: np.random.Generator) -> Iterator[Step]:
         """One epoch: all partitions in one step, or each step with its share of all."""
-        self._keep(batch_size is not None or self._fits())
         if batch_size is None:
             yield GradientUpdate(lambda params: self._partitions.call(step, (params, *self._data)), self.count)
             return
+        self._keep(True)
         for deal in self._deals(batch_size, generator):
             yield GradientUpdate(lambda params, deal=deal: self._gradient(step, params, deal), deal.size)  # type: ignore[misc]
 

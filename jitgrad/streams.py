@@ -13,6 +13,7 @@ file whose rows are sorted by class should be shuffled once, when it is written.
 from __future__ import annotations
 
 import os
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -230,6 +231,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()                       # a sweep's models read side by side
         try:
             import pyarrow as arrow
             from pyarrow import ipc, parquet
@@ -261,13 +263,12 @@ class _File:
 
     def read(self, block: int, names: Sequence[str]) -> dict[str, Array]:
         """Columns of a block as arrays; a missing number is NaN, and so refused."""
-        table = (self._batches.get_batch(block).select(list(names)) if self._parquet is None
-                 else self._parquet.read_row_group(block, columns=list(names)))
-        found = {}
-        for name in names:
-            column = table.column(name)
-            found[name] = np.asarray(column.to_numpy(zero_copy_only=False) if self._parquet is None else column.to_numpy())
-        return found
+        if self._parquet is None:
+            batch = self._batches.get_batch(block)
+            return {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in names}
+        with self._lock:
+            group = self._parquet.read_row_group(block, columns=list(names))
+        return {name: np.asarray(group.column(name).to_numpy()) for name in names}
 
 
 def open_arrays(*paths: Paths) -> tuple[Array, ...]:

@@ -15,9 +15,11 @@ import dask.array as da
 import distributed
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jitgrad as jg
-from jitgrad import losses, optim
+from jitgrad import Value, losses, optim, partitions
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.distributed import Partitions, client_of, shipped, unshipped
 from jitgrad.errors import (
@@ -127,6 +129,12 @@ def test_labels_and_shared_arrays(inside: distributed.Client):
     assert_close(found, expected, 2e-6)
 
 
+def test_eager_values_are_parameters_too(inside: distributed.Client):
+    step = jg.value_and_grad(lambda p, y: losses.mse(p["a"] * p["b"], y))
+    params = {"a": Value(2.0), "b": np.float64(0.5)}
+    assert_close(through(inside, step, params, DY), step(params, Y))
+
+
 def test_predictions_are_dask_arrays_with_the_same_partitions(inside: distributed.Client):
     def predict(params: Any, x: Any) -> Any:
         hidden = jg.tanh(params["W"] @ x + params["b"])
@@ -184,11 +192,11 @@ def test_a_worker_that_is_lost_within_a_step_costs_time_and_no_bit(two: distribu
 
 def test_data_that_are_lost_with_a_worker_between_two_steps_are_made_again(two: distributed.Client):
     step = jg.value_and_grad(network)
-    partitions = Partitions(step, (PARAMS, DX, DY), two)
-    partitions.persist()
-    expected = partitions.call(step, (PARAMS, DX, DY))
+    kept = Partitions(step, (PARAMS, DX, DY), two)
+    kept.persist()
+    expected = kept.call(step, (PARAMS, DX, DY))
     os.kill(next(iter(two.run(os.getpid).values())), signal.SIGKILL)
-    assert_equal(partitions.call(step, (PARAMS, DX, DY)), expected)
+    assert_equal(kept.call(step, (PARAMS, DX, DY)), expected)
     two.wait_for_workers(2)
 
 
@@ -331,6 +339,21 @@ def shares(seed: int, steps: int) -> list[list[np.ndarray]]:
               for first, size in zip(firsts, [400, 3, 500, 100], strict=True)]
     return [[order[[j for j in range(len(order)) if (first + j) % steps == s]]
              for first, order in zip(firsts, orders, strict=True)] for s in range(steps)]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any), st.integers(1, 50), st.integers(0, 9))
+def test_every_example_is_dealt_once_and_steps_differ_by_one(sizes: list[int], batch_size: int, seed: int):
+    count = sum(sizes)
+    steps = -(-count // batch_size)
+    met, dealt = [], []
+    for s in range(steps):
+        deal = partitions._Deal(seed, s, steps, count)
+        rows = [sum(sizes[:p]) + deal.of(sum(sizes[:p]), size) for p, size in enumerate(sizes)]
+        met += np.concatenate(rows).tolist()
+        dealt.append(sum(map(len, rows)))
+        assert dealt[-1] == deal.size <= batch_size
+    assert sorted(met) == list(range(count))
+    assert max(dealt) - min(dealt) <= 1
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])

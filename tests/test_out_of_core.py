@@ -176,14 +176,39 @@ def test_an_epoch_meets_every_example_once_and_mixes_blocks(kind: str, tmp_path:
     assert len(set(places)) >= 3
 
 
-@pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("batch_size", [7, 100, 333, 999])
-def test_the_batches_of_an_epoch_have_the_size_asked_for_but_the_last(batch_size: int, tmp_path: Path):
-    examples = streams.Mapped(START, mapped(tmp_path, X, Y), None, "data")
-    sizes = [step.size for step in examples.steps(jg.value_and_grad(line), batch_size, np.random.default_rng(0))]
-    assert all(size == batch_size for size in sizes[:-1])
-    assert sizes[-1] <= batch_size
-    assert sum(sizes) == N
+class Numbers(streams.Blocked):
+    """0, 1, 2, … in blocks of these sizes, beside an array that all of them share."""
+
+    def __init__(self, sizes: list[int]):
+        ends = np.cumsum(sizes).tolist()
+        self.count, self.arguments, self.example_bytes = ends[-1], 2, 1
+        self.bounds = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+    def read(self, block: int) -> tuple[Any, ...]:
+        return np.arange(*self.bounds[block])[None], np.ones(2)
+
+    def axes(self) -> list[int | None]:
+        return [1, None]
+
+    def kinds(self) -> list[tuple[str, list[int]]]:
+        return []
+
+    def measure(self, metric: Any, params: Any) -> float:
+        return 0.0
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
+def test_batches_of_any_blocks_meet_every_example_once(sizes: list[int], window: int, batch_size: int, seed: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "WINDOW_BYTES", window)
+        steps = list(Numbers(sizes).steps(jg.value_and_grad(line), batch_size, np.random.default_rng(seed)))
+    batches = [step.data[0][0].tolist() for step in steps]
+    assert sorted(number for batch in batches for number in batch) == list(range(sum(sizes)))
+    assert all(len(batch) == step.size == batch_size for batch, step in zip(batches[:-1], steps[:-1], strict=True))
+    assert len(batches[-1]) <= batch_size
+    for step in steps:
+        np.testing.assert_array_equal(step.data[0][0], step.numbers)
+        np.testing.assert_array_equal(step.data[1], np.ones(2))
 
 
 @pytest.mark.usefixtures("small_blocks")
