@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad import backends, errors
 from jitgrad.arguments import (
@@ -26,8 +27,10 @@ from jitgrad.arguments import (
     unflatten,
     unflattener,
 )
-from jitgrad.calls import Call, Recorded, fused
+from jitgrad.blocks import elsewhere
+from jitgrad.calls import Call, Layout, Recorded, fused
 from jitgrad.compiler.program import Leaf, Program
+from jitgrad.debug import Numbers
 from jitgrad.lowered import Lowered
 from jitgrad.trace import Recorder, collecting_later
 from jitgrad.value import Value, is_number
@@ -50,6 +53,13 @@ def recorded_once(fun: Callable[..., Any]) -> Callable[..., Any]:
     return fun
 
 
+class Answer(NamedTuple):
+    """What a user gets of (value, gradients by leaf), and the structure of what `out=` receives."""
+
+    of: Callable[[Any, list[Any]], Any]
+    structure: Any
+
+
 class Transformed:
     """A function of one example, compiled for batches. Call it like the function; see `value_and_grad`."""
 
@@ -63,7 +73,7 @@ class Transformed:
         self.device = backends.check_name(device)
         numbers = () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
         self._numbers, self._in_axes = numbers, in_axes
-        self._calls: dict[Any, Callable[[list[Any], Any], Any]] = {}
+        self._calls: dict[Any, tuple[Call, Answer]] = {}
         fresh: tuple[Any, _Recordings] = (threading.RLock(), {})
         self._shares = isinstance(fun, FunctionType) and fun in _PROMISED
         self._lock, self._recorded = (_PROMISED[fun].setdefault((numbers, repr(in_axes), reduce, returns), fresh)
@@ -74,28 +84,64 @@ class Transformed:
     def __repr__(self) -> str:
         return f"<jitgrad.{self.returns} of {self.__name__}>"
 
+    def __reduce__(self) -> Any:
+        # What was recorded and compiled stays behind: it is made again where it is needed.
+        return Transformed, (self.fun, self.argnums, self._in_axes, self.reduce, self.device, self.returns)
+
     def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         if kwargs:
             args = self._positional(args, kwargs)
         leaves, structure = flatten_plain(args)
         if not PLAIN.issuperset(map(type, leaves)):
             leaves, structure = flatten(args)
-            leaves = [leaf if type(leaf) in PLAIN else
-                      as_array(leaf, lambda k=k: paths(structure, self._names(len(args)))[k])  # type: ignore[misc]
-                      for k, leaf in enumerate(leaves)]
+            engine = elsewhere(leaves)
+            if engine is not None:
+                return engine(self, args, out)
+            leaves = self._arrays(leaves, structure)
+        call, answer = self._call(leaves, structure)
+        if out is None:
+            return answer.of(*call(leaves))
+        if self.returns == "batch":
+            raise errors.ArgumentError("batch() makes one Value; there is nothing to write into out=")
+        value, _ = call(leaves, self._out_leaves(out, answer.structure))
+        return (value, out) if self.returns == "value_and_grad" else out
+
+    def sums(self, args: tuple[Any, ...], numbers: Numbers | None = None) -> npt.NDArray[np.float64]:
+        """The float64 sums over a batch of all that is reduced, end to end, not yet divided.
+
+        args: in memory; numbers: by which an error names the examples, else 0, 1, …
+        """
+        leaves, structure = flatten(args)
+        leaves = self._arrays(leaves, structure)
+        return self._call(leaves, structure)[0].results(leaves, numbers=numbers).sums
+
+    def layout(self, args: tuple[Any, ...]) -> tuple[Layout, Answer]:
+        """How to finish the sums of batches like these, and what its user gets; no kernel is made."""
+        bound = self.bind(args)
+        with collecting_later():
+            layout = Layout(self._record(bound), bound, self.reduce)
+        return layout, self._answer(layout)
+
+    def _arrays(self, leaves: list[Any], structure: Any) -> list[Any]:
+        def path(k: int) -> str:
+            return paths(structure, self._names(structure.num_children))[k]
+        return [leaf if type(leaf) in PLAIN else as_array(leaf, partial(path, k)) for k, leaf in enumerate(leaves)]
+
+    def _call(self, leaves: list[Any], structure: Any) -> tuple[Call, Answer]:
         kind = key(leaves, structure)
-        call = self._calls.get(kind)
-        if call is None:
+        found = self._calls.get(kind)
+        if found is None:
             with collecting_later():
-                call = self._prepare(unflatten(structure, leaves))
+                call = self.prepare(*unflatten(structure, leaves))
+                found = call, self._answer(call)
             if len(self._calls) >= _KEPT_CALLS:
                 self._calls.clear()
-            self._calls[kind] = call
-        return call(leaves, out)
+            self._calls[kind] = found
+        return found
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Everything that is generated for these arguments: `.as_text(form)`, `.cost_analysis()`. Nothing is run."""
-        bound = self._bind(self._positional(args, kwargs))
+        bound = self.bind(self._positional(args, kwargs))
         with collecting_later():
             recorded = self._record(bound)
             name, kernel = self._kernel(recorded, bound)
@@ -121,7 +167,8 @@ class Transformed:
         names = list(self._signature.parameters) if self._signature is not None else []
         return names + [f"argument {k}" for k in range(len(names), count)]
 
-    def _bind(self, args: tuple[Any, ...]) -> Bound:
+    def bind(self, args: tuple[Any, ...]) -> Bound:
+        """The arguments of a call, checked."""
         args = self._positional(args, {})
         for k in self._numbers:
             if not -len(args) <= k < len(args):
@@ -131,7 +178,7 @@ class Transformed:
 
     def prepare(self, *args: Any) -> Call:
         """The call of these arguments: everything that depends only on their structure, shapes and dtypes."""
-        bound = self._bind(args)
+        bound = self.bind(args)
         recorded = self._record(bound)
         _, kernel = self._kernel(recorded, bound)
         if bound.on is None:
@@ -139,33 +186,16 @@ class Transformed:
         from jitgrad.device_calls import DeviceCall
         return DeviceCall(recorded, kernel, bound, self.reduce, to_host=self.returns == "batch")
 
-    def _prepare(self, args: tuple[Any, ...]) -> Callable[[list[Any], Any], Any]:
-        call = self.prepare(*args)
-        recorded = call.recorded
+    def _answer(self, layout: Layout) -> Answer:
+        recorded = layout.recorded
         if self.returns == "jit":
-            def only_value(leaves: list[Any], out: Any) -> Any:
-                if out is None:
-                    return call(leaves)[0]
-                call(leaves, self._out_leaves(out, recorded.result))
-                return out
-            return only_value
+            return Answer(lambda value, _: value, recorded.result)
         if self.returns == "batch":
-            def one_value(leaves: list[Any], out: Any) -> Value:
-                if out is not None:
-                    raise errors.ArgumentError("batch() makes one Value; there is nothing to write into out=")
-                value, grads = call(leaves)
-                return fused(value, recorded.captured, grads)
-            return one_value
-        structure, assemble = self._assembler(call.structure)
-
-        def value_and_gradient(leaves: list[Any], out: Any) -> Any:
-            if out is None:
-                value, grads = call(leaves)
-                return value, assemble(grads)
-            return call(leaves, self._out_leaves(out, structure))[0], out
+            return Answer(lambda value, grads: fused(value, recorded.captured, grads), None)
+        structure, assemble = self._assembler(layout.structure)
         if self.returns == "grad":
-            return lambda leaves, out: value_and_gradient(leaves, out)[1]
-        return value_and_gradient
+            return Answer(lambda _, grads: assemble(grads), structure)
+        return Answer(lambda value, grads: (value, assemble(grads)), structure)
 
     def _out_leaves(self, out: Any, structure: Any) -> list[Any]:
         leaves, given = flatten(out)
@@ -266,6 +296,9 @@ def value_and_grad(fun: Callable[..., Any], argnums: Argnums = 0, in_axes: Any =
 
     Arguments may be arrays in a GPU's memory (CuPy, PyTorch, JAX, numba: whatever has the CUDA Array Interface or DLPack).
     They are read where they lie, and the results stay on that GPU, as arrays of the first such argument's library.
+
+    Batched arguments may be Dask arrays or memory maps (numpy.load(path, mmap_mode="r")), of any size: values and gradients
+    that are reduced are added up block by block, by Dask's workers or in this process; see `jitgrad.blocks`.
 
     The result takes `out=`, arrays in the gradient's structure (of a jit, the result's) to write into instead of new
     ones: where a gradient has a row an example, fresh memory can cost more than the gradient.

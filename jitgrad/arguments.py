@@ -82,7 +82,8 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
     """A leaf as an array of numbers (an eager Value as its data), where it lies; raises DtypeError for anything else."""
     if isinstance(leaf, Value):
         leaf = leaf.data
-    array = leaf if isinstance(leaf, np.ndarray) else borrow(leaf)
+    # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
+    array = np.asarray(leaf) if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
         try:
             # The memory itself of whatever lets NumPy read it: PyTorch's CPU tensors, JAX's arrays, columns of frames.

@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.api import Transformed
 from jitgrad.arguments import Axes, flatten, unflatten
-from jitgrad.errors import ArgumentError, DataError, DtypeError, ShapeError, explain
+from jitgrad.blocks import between
+from jitgrad.errors import ArgumentError, DataError, ShapeError, explain
+from jitgrad.examples import FINITE_ADVICE, Examples, Step, Update, check_finite, check_kind
 from jitgrad.optim import leaf_path
 
 Tree = Any
 Array = npt.NDArray[Any]
 
 
-class Batches:
+class Batches(Examples):
     """A tuple of data arguments and, for each of their arrays, the axis that counts the examples.
 
     data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array
     params, in_axes: as in `fit`; only to tell which entries of in_axes belong to data
     name: what the caller calls data
-    count: examples; batched_params: whether params have a batch axis too
+    count: examples; batched_params: whether params have a batch axis too; example_bytes: of one example
     raises: ArgumentError, ShapeError, DtypeError, DataError; each names the argument as `data[i]...`
     """
 
@@ -43,8 +46,12 @@ class Batches:
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
         for position, array in enumerate(self._arrays):
-            _check_array(array, leaf_path(name, self._spec, position))
+            path = leaf_path(name, self._spec, position)
+            check_kind(array.dtype, path)
+            check_finite(array, path, FINITE_ADVICE)
         self.count = self._common_length()
+        self.example_bytes = sum(array.nbytes // self.count for array, axis in zip(self._arrays, self._axes, strict=True)
+                                 if axis is not None)
 
     def _common_length(self) -> int:
         lengths: list[tuple[str, int]] = []
@@ -74,6 +81,15 @@ class Batches:
             raise DataError(explain("The data is empty: it has 0 examples.", first_path, "Pass at least one example."))
         return first
 
+    @property
+    def arguments(self) -> int:  # type: ignore[override]
+        """Of the objective, after params."""
+        return len(self._spec.children())
+
+    def axes(self) -> list[int | None]:
+        """The axis that counts the examples, of each array of the data."""
+        return list(self._axes)
+
     def part(self, examples: npt.NDArray[np.intp]) -> Batches:
         """Copies of these examples, at least one."""
         made = copy.copy(self)
@@ -90,6 +106,13 @@ class Batches:
         _, made._spec = flatten((*self.whole(), *others.whole()))
         return made
 
+    def apart(self) -> Batches:
+        """The same examples without the last argument."""
+        made = copy.copy(self)
+        made._arrays, made._axes = self._arrays[:-1], self._axes[:-1]
+        _, made._spec = flatten(self.whole()[:-1])
+        return made
+
     def kinds(self) -> list[tuple[str, list[int]]]:
         """The dtype and shape of every array, in a form that JSON keeps."""
         return [(array.dtype.str, list(array.shape)) for array in self._arrays]
@@ -98,19 +121,29 @@ class Batches:
         """All examples, in their order, as the caller's own arrays."""
         return self._unflatten(self._arrays)
 
-    def first(self, size: int) -> tuple[Tree, ...]:
-        """The first examples, as views."""
-        return self._unflatten([
-            array if axis is None else array[(slice(None),) * (axis % array.ndim) + (slice(size),)]
-            for array, axis in zip(self._arrays, self._axes, strict=True)])
+    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+        """A metric of the caller's own arrays."""
+        return float(metric(params, *self.whole()))
 
-    def shuffled(self, batch_size: int, generator: np.random.Generator) -> Iterator[tuple[int, tuple[Tree, ...]]]:
-        """One epoch in a fresh random order: (examples in the batch, data); the last batch may be smaller."""
+    def mean(self, loss: Transformed, params: Tree) -> float:
+        """The mean of a jit over all examples."""
+        return float(loss(params, *self.whole()))
+
+    def between(self, lo: int, hi: int) -> tuple[Tree, ...]:
+        """Examples lo to hi, as views."""
+        return self._unflatten([array if axis is None else between(array, axis, lo, hi)
+                                for array, axis in zip(self._arrays, self._axes, strict=True)])
+
+    def steps(self, step: Transformed, batch_size: int | None, generator: np.random.Generator) -> Iterator[Step]:
+        """One epoch in a fresh random order, or as the examples lie; the last batch may be smaller."""
+        if batch_size is None:
+            yield Update(step, self.whole(), self.count, None)
+            return
         order = generator.permutation(self.count)
         for start in range(0, self.count, batch_size):
             chosen = order[start : start + batch_size]
             # Gathered batch by batch and not once an epoch: the kernel then finds the copy still in the cache.
-            yield len(chosen), self.chosen(chosen)
+            yield Update(step, self.chosen(chosen), len(chosen), chosen)
 
     def chosen(self, examples: npt.NDArray[np.intp] | None) -> tuple[Tree, ...]:
         """Copies of these examples; None: the caller's own arrays."""
@@ -137,33 +170,6 @@ class Noise:
         """The examples of an epoch, counted from 0, with its noise as their last argument."""
         generator = np.random.default_rng([self._seed, 0xD0_15E, epoch])
         return batches.joined(Batches(None, (self._draw(generator, batches.count),), None, "noise"))
-
-
-def check_finite(array: Array, path: str, advice: str) -> None:
-    """Raise DataError naming the first NaN or infinity of a real array, its index and how many there are."""
-    if array.dtype.kind != "f":
-        return
-    finite = np.isfinite(array)
-    if finite.all():
-        return
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
-    bad = int(finite.size - np.count_nonzero(finite))
-    where = f"{path}[{', '.join(map(str, index))}]" if index else path
-    others = "" if bad == 1 else f" ({bad} of its {array.size} elements are NaN or infinite)"
-    raise DataError(explain(f"{where} is {array[index]}{others}.", where, advice))
-
-
-def _check_array(array: Array, path: str) -> None:
-    kind = array.dtype.kind
-    if kind not in "fiub" or (kind == "f" and array.dtype.itemsize not in (4, 8)):
-        names = {"U": "text", "S": "bytes", "O": "Python objects", "c": "complex numbers", "M": "dates"}
-        what = names.get(kind, "other numbers")
-        raise DtypeError(
-            explain(f"Training data must be float32, float64, integers or bools; this argument holds {what} "
-                    f"(dtype {array.dtype}).", path,
-                    "Convert it, for example class names to integers 0, 1, 2, ... with numpy.unique.")
-        )
-    check_finite(array, path, "Remove or fill such examples first, for example X[np.isfinite(X).all(axis=1)].")
 
 
 def _lists_as_arrays(tree: Tree) -> Tree:

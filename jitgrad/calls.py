@@ -17,6 +17,7 @@ from jitgrad import backends, debug, errors
 from jitgrad.arguments import Bound, unflattener
 from jitgrad.backends.device_arrays import DeviceArray, contiguous
 from jitgrad.compiler.program import Program, Results
+from jitgrad.debug import Numbers
 from jitgrad.value import Value
 
 Array = npt.NDArray[Any]
@@ -80,23 +81,25 @@ class Part:
         return found if self.axis == 0 else found.moved(0, self.axis)
 
 
-class Call:
-    """Call it with the leaves of the arguments; answers (value, gradients by leaf).
+class Layout:
+    """Where the results of a recorded function are in what a kernel computes, and what becomes of them.
 
-    out: arrays to write the gradients into, or the values of a program without gradients.
+    width: of the sums
     """
 
-    def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None):
-        program = recorded.program
-        self.program, self.kernel, self.recorded, self.structure = program, kernel, recorded, bound.structure
+    width: int
+
+    def __init__(self, recorded: Recorded, bound: Bound, reduce: str | None):
+        self.program, self.recorded, self.structure = recorded.program, recorded, bound.structure
         self.n = bound.n or 1
-        self._divide = self.n if reduce == "mean" and self.n > 1 else 1
-        self._shared = [k for k, axis in enumerate(bound.axes) if axis is None]
-        self._batched = [(k, axis % bound.arrays[k].ndim, program.leaves[k].width)
-                         for k, axis in enumerate(bound.axes) if axis is not None]
-        self._has_values = any(isinstance(leaf, Value) for leaf in bound.given)
+        self._mean = reduce == "mean"
         self._values, self._gradients = self._layout(bound)
         self._unflatten = unflattener(recorded.result)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether all results are sums (or means) over the batch."""
+        return all(self.program.reduced)
 
     def _layout(self, bound: Bound) -> tuple[list[Part], list[Part]]:
         program, recorded = self.program, self.recorded
@@ -125,7 +128,40 @@ class Call:
                 place = 0 if axis is None else axis % (len(leaf.shape) + 1)
                 gradients.append(Part(examples, 0, leaf.width, (self.n, *leaf.shape), place, dtype, program.dtype))
                 examples += 1
+        self.width = at
         return values, gradients
+
+    def finish(self, results: Results, n: int) -> tuple[Any, list[Any]]:
+        """(value, gradients by leaf) of what a kernel computed for n examples, in one call or in several."""
+        values, gradients = self._parts(results, n)
+        return self._unflatten(values), gradients
+
+    def _parts(self, results: Results, n: int) -> tuple[list[Any], list[Any]]:
+        sums = results.sums / n if self._mean and n > 1 else results.sums
+        # Rounded once, from the float64 sums to the program's dtype; a wider argument keeps the wider sums.
+        rounded = sums.astype(self.program.dtype)
+
+        def part(p: Part) -> Any:
+            if p.example is not None:
+                return p.of_examples(results.examples[p.example])
+            found = rounded[p.where] if p.same_dtype else sums[p.where].astype(p.dtype)
+            return found.reshape(p.shape) if p.folds else found
+        return [part(p) for p in self._values], [part(p) for p in self._gradients]
+
+
+class Call(Layout):
+    """Call it with the leaves of the arguments; answers (value, gradients by leaf).
+
+    out: arrays to write the gradients into, or the values of a program without gradients.
+    """
+
+    def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None):
+        super().__init__(recorded, bound, reduce)
+        self.kernel = kernel
+        self._shared = [k for k, axis in enumerate(bound.axes) if axis is None]
+        self._batched = [(k, axis % bound.arrays[k].ndim, self.program.leaves[k].width)
+                         for k, axis in enumerate(bound.axes) if axis is not None]
+        self._has_values = any(isinstance(leaf, Value) for leaf in bound.given)
 
     def pack(self, leaves: Sequence[Any]) -> tuple[Array, list[Array]]:
         """(all shared scalars in one vector, each batched leaf as a contiguous array (n, width))."""
@@ -156,29 +192,22 @@ class Call:
         return batched
 
     def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
-        shared, batched = self.pack(leaves)
-        offered = () if out is None else self._offer(leaves, out)
-        results = self.kernel(shared, batched, self.n, offered)
-        if results.sums[0] != 0:
-            debug.blame_check(self.program, shared, batched, self.n)
-        if debug.nans_are_errors():
-            debug.blame_nan(self.program, shared, batched, self.n, results)
-        values, gradients = self._finish(results)
-        if out is not None:
-            _fill(out, gradients or values)
+        if out is None:
+            return self.finish(self.results(leaves), self.n)
+        values, gradients = self._parts(self.results(leaves, self._offer(leaves, out)), self.n)
+        _fill(out, gradients or values)
         return self._unflatten(values), gradients
 
-    def _finish(self, results: Results) -> tuple[list[Any], list[Any]]:
-        sums = results.sums / self._divide if self._divide != 1 else results.sums
-        # Rounded once, from the float64 sums to the program's dtype; a wider argument keeps the wider sums.
-        rounded = sums.astype(self.program.dtype)
-
-        def part(p: Part) -> Any:
-            if p.example is not None:
-                return p.of_examples(results.examples[p.example])
-            found = rounded[p.where] if p.same_dtype else sums[p.where].astype(p.dtype)
-            return found.reshape(p.shape) if p.folds else found
-        return [part(p) for p in self._values], [part(p) for p in self._gradients]
+    def results(self, leaves: Sequence[Any], offered: Sequence[Array | None] = (),
+                numbers: Numbers | None = None) -> Results:
+        """What the kernel computes, sums not yet divided; numbers: by which an error names the examples, else 0, 1, …"""
+        shared, batched = self.pack(leaves)
+        results = self.kernel(shared, batched, self.n, offered)
+        if results.sums[0] != 0:
+            debug.blame_check(self.program, shared, batched, self.n, numbers)
+        if debug.nans_are_errors():
+            debug.blame_nan(self.program, shared, batched, self.n, results, numbers)
+        return results
 
     def _offer(self, leaves: Sequence[Any], out: Sequence[Any]) -> list[Array | None]:
         """The user's arrays for results, checked; for each per-example result the one a kernel may write as it is."""

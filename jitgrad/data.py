@@ -1,6 +1,7 @@
-"""Data sets to train on: two moons, handwritten digits, and CSV files.
+"""Data sets to train on: two moons, handwritten digits, and CSV files; files larger than memory.
 
-Every loader returns a `Dataset`, split into training and held-out examples; nothing is downloaded.
+Every loader returns a `Dataset`, split into training and held-out examples; nothing is downloaded. What `open_arrays` and
+`open_table` return is read while `fit` runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from jitgrad.columns import LEFT_OUT, Cell, Column, is_missing, is_number, number, understand
 from jitgrad.errors import ArgumentError, DataError, explain, require
+from jitgrad.streams import open_arrays as open_arrays
+from jitgrad.streams import open_table as open_table
 
 Array = npt.NDArray[Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from jitgrad.backends.interpret import InterpretKernel, run_tape
 from jitgrad.compiler.program import Program, Results
 
 Array = npt.NDArray[Any]
+Numbers = Sequence[int] | npt.NDArray[np.intp]            # what the examples of a batch are called in an error
 _NANS: ContextVar[bool] = ContextVar("jitgrad_debug_nans", default=False)
 _SEARCH = 4096                                            # examples interpreted at a time
 
@@ -22,7 +23,14 @@ _SEARCH = 4096                                            # examples interpreted
 @contextlib.contextmanager
 def debug_nans() -> Iterator[None]:
     """Inside `with debug_nans():` a NaN in a value or gradient raises NonFiniteError at the line that made the first."""
-    token = _NANS.set(True)
+    with nans_as_errors(True):
+        yield
+
+
+@contextlib.contextmanager
+def nans_as_errors(wanted: bool) -> Iterator[None]:
+    """`debug_nans`, if it is wanted: what is in force where a call is made goes with it to the worker that makes it."""
+    token = _NANS.set(wanted)
     try:
         yield
     finally:
@@ -34,19 +42,25 @@ def nans_are_errors() -> bool:
     return _NANS.get()
 
 
-def blame_check(program: Program, shared: Array, batched: list[Array], n: int) -> None:
-    """Raise the error of the first check that fails, naming the first example that fails it."""
+def blame_check(program: Program, shared: Array, batched: list[Array], n: int,
+                numbers: Numbers | None = None) -> None:
+    """Raise the error of the first check that fails, naming the first example that fails it.
+
+    numbers: what the n examples are called; None: 0, 1, …
+    """
     for check in program.checks:
         one = Program(program.graph, program.leaves, [check.holds, check.shown], [], [], True, program.dtype)
         (found,) = InterpretKernel(one)(shared, batched, n).examples
         bad = np.flatnonzero(found[:, 0] == 0)
         if len(bad):
-            raise check.explain(int(bad[0]) if program.batched else None, float(found[bad[0], 1]))
+            example = int((range(n) if numbers is None else numbers)[int(bad[0])]) if program.batched else None
+            raise check.explain(example, float(found[bad[0], 1]))
     raise AssertionError("a kernel counted a failed check that the interpreter does not see")
 
 
-def blame_nan(program: Program, shared: Array, batched: list[Array], n: int, results: Results) -> None:
-    """Raise NonFiniteError for the first operation whose operands are numbers and whose result is NaN."""
+def blame_nan(program: Program, shared: Array, batched: list[Array], n: int, results: Results,
+              numbers: Numbers | None = None) -> None:
+    """Raise NonFiniteError for the first operation whose operands are numbers and whose result is NaN; see `blame_check`."""
     if not any(np.isnan(r).any() for r in (results.sums, *results.examples)):
         return
     tape, _ = program.rolled
@@ -57,7 +71,7 @@ def blame_nan(program: Program, shared: Array, batched: list[Array], n: int, res
             continue
         row = int(np.flatnonzero(bad)[0])
         example = lo + int(np.flatnonzero(np.isnan(v[row]))[0])
-        raise errors.NonFiniteError(_story(program, row, example))
+        raise errors.NonFiniteError(_story(program, row, int((range(n) if numbers is None else numbers)[example])))
 
 
 def _story(program: Program, row: int, example: int) -> str:

@@ -17,6 +17,7 @@ from jitgrad.arguments import Bound
 from jitgrad.backends.device_arrays import DeviceArray, to_library
 from jitgrad.calls import Call, Part, Recorded
 from jitgrad.compiler.program import Results
+from jitgrad.debug import Numbers
 from jitgrad.value import Value
 
 
@@ -35,15 +36,10 @@ class DeviceCall(Call):
     def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
         # Not at the top: numba comes with the first kernel.
         from jitgrad.backends import cuda_copies, cuda_memory
-        from jitgrad.backends.cuda import CudaKernel
-        assert isinstance(self.kernel, CudaKernel)
         if out is not None:
             raise errors.ArgumentError("out= takes NumPy arrays; results of arguments on the GPU are new arrays there")
         with cuda_memory.on(self._gpu):
-            leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
-            batched = [self._rows(leaves[k], axis, width) for k, axis, width in self._batched]
-            found = self.kernel.on_device(self._numbers(leaves), batched, self.n)
-            self._look_for_failures(leaves, found)
+            found = self._computed(leaves, None)
             reduced: dict[np.dtype[Any], DeviceArray] = {}
 
             def result(p: Part) -> Any:
@@ -52,10 +48,26 @@ class DeviceCall(Call):
                     made = cuda_copies.packed(made, p.dtype)
                 else:
                     if p.dtype not in reduced:
-                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, self._divide)
+                        divisor = self.n if self._mean else 1
+                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, divisor)
                     made = reduced[p.dtype].part(p.start, p.shape)
                 return made.copy_to_host() if self._to_host else to_library(made, self._library)
             return self._unflatten([result(p) for p in self._values]), [result(p) for p in self._gradients]
+
+    def results(self, leaves: Sequence[Any], offered: Sequence[Any] = (), numbers: Numbers | None = None) -> Results:
+        """What the kernel computes, copied to the host."""
+        from jitgrad.backends import cuda_memory
+        with cuda_memory.on(self._gpu):
+            return _on_host(self._computed(leaves, numbers))
+
+    def _computed(self, leaves: Sequence[Any], numbers: Numbers | None) -> Any:
+        from jitgrad.backends.cuda import CudaKernel
+        assert isinstance(self.kernel, CudaKernel)
+        leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
+        batched = [self._rows(leaves[k], axis, width) for k, axis, width in self._batched]
+        found = self.kernel.on_device(self._numbers(leaves), batched, self.n)
+        self._look_for_failures(leaves, found, numbers)
+        return found
 
     def _rows(self, leaf: Any, axis: int, width: int) -> DeviceArray:
         from jitgrad.backends import cuda_copies, cuda_memory
@@ -77,7 +89,7 @@ class DeviceCall(Call):
             cuda_copies.copy(numbers.part(self.program.shared_offset[leaf.first], (leaf.width,)), leaves[k])
         return numbers
 
-    def _look_for_failures(self, leaves: Sequence[Any], found: Any) -> None:
+    def _look_for_failures(self, leaves: Sequence[Any], found: Any, numbers: Numbers | None) -> None:
         wants_nans = debug.nans_are_errors()
         if not self.program.checks and not wants_nans:
             return
@@ -87,8 +99,10 @@ class DeviceCall(Call):
         host = [leaf.copy_to_host() if isinstance(leaf, DeviceArray) else leaf for leaf in leaves]
         shared, batched = self.pack(host)
         if found.sums.copy_to_host()[failures] != 0:
-            debug.blame_check(self.program, shared, batched, self.n)
+            debug.blame_check(self.program, shared, batched, self.n, numbers)
         if wants_nans:
-            results = Results(found.sums.copy_to_host()[found.places.copy_to_host()],
-                                       [a.copy_to_host() for a in found.examples])
-            debug.blame_nan(self.program, shared, batched, self.n, results)
+            debug.blame_nan(self.program, shared, batched, self.n, _on_host(found), numbers)
+
+
+def _on_host(found: Any) -> Results:
+    return Results(found.sums.copy_to_host()[found.places.copy_to_host()], [a.copy_to_host() for a in found.examples])

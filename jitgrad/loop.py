@@ -20,6 +20,7 @@ from jitgrad.api import Transformed, jit
 from jitgrad.arguments import flatten
 from jitgrad.batches import Batches
 from jitgrad.calls import Call
+from jitgrad.examples import Examples
 from jitgrad.optim import Optimizer, Rule
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Slice(NamedTuple):
 
 def slices(count: int, batch_size: int | None, epochs: int, generator: np.random.Generator, most: list[int],
            by_epoch: bool) -> Iterator[Slice]:
-    """The steps of all epochs, in the order and with the shuffling of `Batches.shuffled`, at most most[0] in a slice."""
+    """The steps of all epochs, in the order and with the shuffling of `Batches.steps`, at most most[0] in a slice."""
     order: list[npt.NDArray[np.intp]] = []
     steps: list[tuple[int, int]] = []
     gathered = 0
@@ -76,7 +77,7 @@ class Compiled:
     def model(self, params: Tree, batches: Batches, vector: Array, averages: Sequence[Array]) -> Model:
         """This thread's model, given its parameters and averages as vectors; it is the same object at each call."""
         from jitgrad.backends.training import Model
-        leaves, _ = flatten((params, *batches.first(self.call.n)))
+        leaves, _ = flatten((params, *batches.between(0, self.call.n)))
         others = self.call.pack(leaves)[0][len(vector):]
         found: Model | None = getattr(self._local, "model", None)
         if found is None:
@@ -102,13 +103,15 @@ class Loops:
         self._rows: weakref.WeakKeyDictionary[Batches, list[Array]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
-    def of(self, optimizer: Optimizer, params: Tree, batches: Batches, batch_size: int | None) -> Compiled | None:
+    def of(self, optimizer: Optimizer, params: Tree, batches: Examples, batch_size: int | None) -> Compiled | None:
         """The loop for such steps, or None where they are better made, or can only be made, one by one from Python."""
+        if not isinstance(batches, Batches):
+            return None
         rule, size = optimizer.rule, batches.count if batch_size is None else batch_size
         if rule is None or debug.nans_are_errors() or batches.batched_params:
             return None
         with self._lock:
-            call = self.step.prepare(params, *batches.first(size))
+            call = self.step.prepare(params, *batches.between(0, size))
             kind = (rule if rule.kind is None else rule.kind, id(call.kernel), size)
             if kind not in self._found:
                 self._found[kind] = self._compile(rule, call, params, size)

@@ -11,36 +11,36 @@ import numpy.typing as npt
 
 from jitgrad.api import Transformed, jit, value_and_grad
 from jitgrad.arguments import flatten
-from jitgrad.batches import Batches, check_finite
+from jitgrad.batches import Batches
+from jitgrad.blocks import is_dask
 from jitgrad.errors import ArgumentError, NonFiniteError, ShapeError, explain
+from jitgrad.examples import Examples, check_finite
 from jitgrad.loop import Loops
 from jitgrad.metrics import Metric
+from jitgrad.streams import Blocked, Mapped, Table
 
 Tree = Any
 Array = npt.NDArray[Any]
+Data = tuple[Tree, ...] | Table
 Draw = Callable[[np.random.Generator, int], Tree]
 
 
 class Evaluation:
-    """What is measured after an epoch: the objective as it is, without weights and penalties, and metrics.
+    """What is measured after an epoch: the objective as it is, without weights and penalties, and metrics."""
 
-    noise: the objective's further arguments: None in the place of noise, if it takes any
-    """
-
-    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], data: tuple[Tree, ...],
-                 noise: tuple[None, ...]):
-        self._loss, self._metrics, self._data, self._noise = loss, metrics, data, noise
+    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], examples: Examples):
+        self._loss, self._metrics, self._examples = loss, metrics, examples
 
     def __bool__(self) -> bool:
         return self._loss is not None or bool(self._metrics)
 
     def of(self, params: Tree, epoch: int) -> tuple[float | None, dict[str, float]]:
         """The validation loss, None where there is none, and the metrics. Raises NonFiniteError for a loss that is."""
-        loss = None if self._loss is None else float(self._loss(params, *self._data, *self._noise))
+        loss = None if self._loss is None else self._examples.mean(self._loss, params)
         if loss is not None and not math.isfinite(loss):
             raise NonFiniteError(explain(f"The validation loss became {loss} after epoch {epoch}.", None,
                                          "The validation examples may lie far from the training's; standardise both alike."))
-        return loss, {name: float(metric(params, *self._data)) for name, metric in self._metrics.items()}
+        return loss, {name: self._examples.measure(metric, params) for name, metric in self._metrics.items()}
 
 
 class Problem:
@@ -52,36 +52,47 @@ class Problem:
 
     def __init__(self, objective: Callable[..., Any], *, in_axes: Any = None, reduce: str = "mean", device: str = "auto",
                  sample_weight: Any = None, class_weight: Any = None, validation: Any = None,
-                 metrics: Mapping[str, Metric] | None = None, noise: Draw | None = None):
+                 metrics: Mapping[str, Metric] | None = None, noise: Draw | None = None, client: Any = None):
         if reduce not in ("mean", "sum"):
             raise ArgumentError(
                 explain("fit minimises one number, so reduce must be 'mean' or 'sum'.", f"reduce={reduce!r}",
                         "For one parameter set per example, batch params through in_axes and use reduce='sum'."))
         self.reduce = reduce
-        self._in_axes = in_axes
+        self._in_axes, self._client = in_axes, client
         self._sample_weight, self._class_weight = sample_weight, class_weight
-        weighted = sample_weight is not None or class_weight is not None
+        self._weighted = sample_weight is not None or class_weight is not None
         self._validation, self._metrics = _checked(validation), _callables(metrics)
         if noise is not None and not callable(noise):
             raise ArgumentError(explain("noise must be a function (generator, examples) -> arrays.", f"noise={noise!r}",
                                         "For the Dropouts of a model pass noise=model.masks."))
         self.noise = noise
         with_noise = in_axes if noise is None else _extended(in_axes)
-        step = value_and_grad(_weighted(objective, before_noise=noise is not None) if weighted else objective, argnums=0,
-                              in_axes=_extended(with_noise) if weighted else with_noise, reduce=reduce, device=device)
+        step = value_and_grad(_weighted(objective, before_noise=noise is not None) if self._weighted else objective, argnums=0,
+                              in_axes=_extended(with_noise) if self._weighted else with_noise, reduce=reduce, device=device)
         self.loops = Loops(step, reduce == "mean")
-        self._loss = None if validation is None else jit(objective, in_axes=with_noise, reduce="mean", device=device)
+        self._bare = jit(objective if noise is None else _without_noise(objective), in_axes=in_axes, reduce="mean",
+                         device=device)
+        self._loss = None if validation is None else self._bare
 
     @property
     def splits(self) -> bool:
         """Whether the seed decides which examples are trained on."""
         return isinstance(self._validation, float)
 
-    def batches(self, params: Tree, data: tuple[Tree, ...]) -> Batches:
+    def batches(self, params: Tree, data: Data) -> Examples:
         """The data, checked, with the examples' weights."""
-        batches = Batches(params, data, self._in_axes)
-        if self._sample_weight is None and self._class_weight is None:
+        batches = self._examples(params, data, "data")
+        if self._client is not None and isinstance(batches, Batches | Blocked):
+            raise ArgumentError(explain("client says which Dask workers compute, and the data are no Dask arrays.", None,
+                                        "Pass Dask arrays (dask.array.from_array, from_zarr, …), or leave client out."))
+        if self.noise is not None and not isinstance(batches, Batches):
+            raise ArgumentError(explain("Noise cannot be added to data that do not lie in memory.", "noise",
+                                        "Make it one more argument of the objective, and keep it with the data."))
+        if not self._weighted:
             return batches
+        if not isinstance(batches, Batches):
+            raise ArgumentError(explain("Weights cannot be added to data that do not lie in memory.", None,
+                                        "Make them one more argument of the objective: def f(params, x, y, weight): …"))
         strong = [leaf.dtype for leaf in flatten((params, batches.whole()))[0]
                   if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind == "f"]
         # In the dtype that the objective is computed in: a wider one would be computed in from then on.
@@ -92,9 +103,21 @@ class Problem:
             weights *= _class_weights(self._class_weight, batches.whole()[-1], batches.count)
         return batches.joined(Batches(None, (weights,), None, "weights"))
 
-    def split(self, params: Tree, batches: Batches, seed: int) -> tuple[Batches, Evaluation]:
+    def _examples(self, params: Tree, data: Data, name: str) -> Examples:
+        """The data by where they lie: in memory, in files, with Dask."""
+        if isinstance(data, tuple):
+            leaves = flatten(data)[0]
+            if any(is_dask(leaf) for leaf in leaves):
+                from jitgrad.partitions import Partitioned
+                return Partitioned(self._bare, params, data, name, self._client)
+            if any(isinstance(leaf, np.memmap) for leaf in leaves):
+                return Mapped(params, data, self._in_axes, name)
+        if isinstance(data, Table):
+            return data.examples(params, self._in_axes)
+        return Batches(params, data, self._in_axes, name)
+
+    def split(self, params: Tree, batches: Examples, seed: int) -> tuple[Examples, Evaluation]:
         """The examples to train on, and what is measured after each epoch."""
-        arguments = len(batches.whole()) - (self._sample_weight is not None or self._class_weight is not None)
         measured = batches
         if self._loss is not None and batches.batched_params:
             raise ArgumentError(explain("Parameters with a batch axis belong to their examples, and say nothing of others.",
@@ -108,18 +131,21 @@ class Problem:
             # A stream of its own: the minibatches are the same whether examples are held out or chosen by the caller.
             order = np.random.default_rng([seed, 0x5EED]).permutation(batches.count)
             measured, batches = batches.part(np.sort(order[:held])), batches.part(np.sort(order[held:]))
-        elif self._validation is not None:
-            if len(self._validation) != arguments:
-                raise ArgumentError(explain(f"validation has {len(self._validation)} arguments where data has {arguments}.",
+        if self._weighted and isinstance(measured, Batches):
+            measured = measured.apart()
+        if self._validation is not None and not self.splits:
+            given = len(self._validation) if isinstance(self._validation, tuple) else self._validation.arguments
+            arguments = batches.arguments - self._weighted
+            if given != arguments:
+                raise ArgumentError(explain(f"validation has {given} arguments where data has {arguments}.",
                                             None, "Pass the same arguments for other examples: (X, Y)."))
-            measured = Batches(params, self._validation, self._in_axes, "validation")
-        nothing = () if self.noise is None else (None,)
-        return batches, Evaluation(self._loss, self._metrics, measured.whole()[:arguments], nothing)
+            measured = self._examples(params, self._validation, "validation")
+        return batches, Evaluation(self._loss, self._metrics, measured)
 
 
 def _checked(validation: Any) -> Any:
     """None, a tuple of data, or a fraction as a float."""
-    if validation is None or isinstance(validation, tuple):
+    if validation is None or isinstance(validation, tuple | Table):
         return validation
     if isinstance(validation, float | np.floating) and 0.0 < validation < 1.0:
         return float(validation)
@@ -145,6 +171,14 @@ def _extended(in_axes: Any) -> Any:
         raise ArgumentError(explain("Weights and noise lie along axis 0, and one in_axes for all arguments says otherwise.",
                                     f"in_axes={in_axes}", "Give in_axes an entry for each argument."))
     return (*in_axes, 0)
+
+
+def _without_noise(objective: Callable[..., Any]) -> Callable[..., Any]:
+    """The objective as it is when nothing is dropped: with None in the place of its last argument."""
+    def noiseless(params: Tree, *example: Any) -> Any:
+        return objective(params, *example, None)
+    noiseless.__name__ = getattr(objective, "__name__", "objective")
+    return noiseless
 
 
 def _weighted(objective: Callable[..., Any], before_noise: bool) -> Callable[..., Any]:

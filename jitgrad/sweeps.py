@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from jitgrad import optim
 from jitgrad.backends import threads
-from jitgrad.batches import Batches
 from jitgrad.errors import ArgumentError, NonFiniteError, explain
+from jitgrad.examples import Examples
 from jitgrad.history import FitResult
 from jitgrad.metrics import Metric
-from jitgrad.problem import Draw, Evaluation, Problem
+from jitgrad.problem import Data, Draw, Evaluation, Problem
 from jitgrad.progress import progress_bar
 from jitgrad.train import Settings, train_one
 
@@ -80,7 +80,7 @@ class SweepResult:
         return f"SweepResult({len(self)} models{diverged}, best loss {best:.4g})"
 
 
-def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *, grid: Mapping[str, Sequence[Any]],
+def sweep(objective: Callable[..., Any], params: Tree, data: Data, *, grid: Mapping[str, Sequence[Any]],
           optimizer: optim.Optimizer | None = None, epochs: int = 50, batch_size: int | None = None, seed: int = 0,
           reduce: str = "mean", in_axes: Any = None, device: str = "auto", sample_weight: Any = None,
           class_weight: Any = None, l1: float = 0.0, l2: float = 0.0, clip_norm: float | None = None,
@@ -137,13 +137,13 @@ def sweep(objective: Callable[..., Any], params: Tree, data: tuple[Tree, ...], *
 class _Start:
     """What each model begins with; data are checked once for each subset."""
 
-    def __init__(self, problem: Problem, data: tuple[Tree, ...]):
+    def __init__(self, problem: Problem, data: Data):
         self._problem, self._data = problem, data
-        self._batches: dict[Any, Batches] = {}
-        self._splits: dict[Any, tuple[Batches, Evaluation]] = {}
+        self._batches: dict[Any, Examples] = {}
+        self._splits: dict[Any, tuple[Examples, Evaluation]] = {}
         self._lock = threading.Lock()
 
-    def of(self, params: Tree, subset: Any, seed: int) -> tuple[Tree, Batches, Evaluation]:
+    def of(self, params: Tree, subset: Any, seed: int) -> tuple[Tree, Examples, Evaluation]:
         """(parameters, examples, what is measured) of a model."""
         params = params(seed) if callable(params) else params
         with self._lock:

@@ -107,7 +107,7 @@ def _widened(args: Sequence[Any]) -> list[Any]:
 
 
 def _gradient_paths(step: Any, args: Sequence[Any], grads: Any, argnums: Argnums) -> list[str]:
-    bound = step._bind(tuple(args))
+    bound = step.bind(tuple(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
     written = paths(bound.structure, bound.names)
     return [f"∂/∂{written[k]}" for n in numbers for k, owner in enumerate(bound.owners()) if owner == n % len(args)]
@@ -135,7 +135,7 @@ def _differences(fun: Callable[..., Any], args: Sequence[Any], argnums: Argnums,
     value = jit(fun, argnums, in_axes, reduce, "interpret")
     leaves, structure = flatten(list(args))
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
-    bound = value._bind(tuple(args))
+    bound = value.bind(tuple(args))
     places = [k for n in numbers for k, owner in enumerate(bound.owners()) if owner == n % len(args)]
     random = np.random.default_rng(seed)
     here = float(value(*args))

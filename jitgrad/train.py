@@ -10,14 +10,15 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from jitgrad import optim
-from jitgrad.batches import Batches, Noise
+from jitgrad.batches import Noise
 from jitgrad.checkpoint import Path
 from jitgrad.errors import ArgumentError, explain
+from jitgrad.examples import Examples
 from jitgrad.history import ALL_EPOCHS, CALLBACK, INTERRUPTED, PATIENCE
 from jitgrad.history import Epoch as Epoch
 from jitgrad.history import FitResult as FitResult
 from jitgrad.metrics import Metric
-from jitgrad.problem import Draw, Evaluation, Problem
+from jitgrad.problem import Data, Draw, Evaluation, Problem
 from jitgrad.progress import progress_bar
 from jitgrad.resume import TrainingFile
 from jitgrad.trainer import Run, Trainer
@@ -29,7 +30,7 @@ Callback = Callable[[Epoch, Tree], bool | None]
 def fit(
     objective: Callable[..., Any],
     params: Tree,
-    data: tuple[Tree, ...],
+    data: Data,
     *,
     optimizer: optim.Optimizer | None = None,
     epochs: int = 50,
@@ -54,12 +55,15 @@ def fit(
     resume: bool = False,
     progress: bool | None = None,
     ensemble: int | None = None,
+    client: Any = None,
+    average_every: int | None = None,
 ) -> Any:
     """Minimise the mean (or sum) of `objective(params, *example)` over the examples of `data`.
 
     objective: returns a scalar for ONE example
     params: pytree of floats and float32/float64 arrays; never written to
-    data: tuple of arrays (or pytrees of arrays) of real numbers, batched along axis 0
+    data: tuple of arrays (or pytrees of arrays) of real numbers, batched along axis 0; memory maps and Dask arrays are
+        computed piece by piece where they lie, and so is a table that `jg.data.open_table` returns
     optimizer: `optim.adam(1e-2)` when None
     batch_size: examples per step, drawn without replacement in an order that `seed` decides; the last batch of an
         epoch takes what is left. None: all examples in every step, in their own order
@@ -88,6 +92,11 @@ def fit(
     progress: None shows a bar on a terminal only; True always; False never
     ensemble: how many models to train side by side, the first with `seed`, the next with seed + 1, …; `params` may then
         be a function of the seed. Each gets the numbers it would get alone
+    client: the distributed.Client whose workers compute, for Dask arrays; None: the current one, else a cluster inside this
+        process. A minibatch takes from every partition its share, in an order that the seed decides (`jitgrad.partitions`)
+    average_every: for Dask arrays in minibatches: so many steps are made by each partition apart, with its share of each
+        batch, and then parameters and optimizer state are averaged, weighted by examples; also at an epoch's end. None:
+        every step has the gradient of the whole batch
     returns: `FitResult`; of an ensemble a `SweepResult`. Ctrl-C ends the training and returns what it has reached, once a
         step has been made
     raises: ArgumentError, ShapeError, DtypeError, DataError, CheckpointError before anything runs; NonFiniteError when the
@@ -100,6 +109,9 @@ def fit(
         raise ArgumentError(explain("metadata are kept in a checkpoint, and there is none.", None,
                                     "Pass checkpoint, a path, or leave metadata out."))
     if ensemble is not None:
+        if client is not None or average_every is not None:
+            raise ArgumentError(explain("An ensemble is trained in this process.", "client, average_every",
+                                        "Leave them out, or train the models one by one."))
         if callback is not None or checkpoint is not None:
             raise ArgumentError(explain("An ensemble has no callback and no checkpoint: its models train side by side.",
                                         None, "Leave them out, or train the models one by one."))
@@ -108,18 +120,19 @@ def fit(
         return sweep(objective, params, data, grid={"seed": range(seed, seed + models)}, optimizer=optimizer,
                      epochs=epochs, batch_size=batch_size, l1=l1, l2=l2, clip_norm=clip_norm, patience=patience,
                      progress=progress, **options)
-    settings = Settings(optimizer, epochs, batch_size, seed, l1, l2, clip_norm, patience).checked()
+    settings = Settings(optimizer, epochs, batch_size, seed, l1, l2, clip_norm, patience, average_every).checked()
     every = _positive("every", every, "the number of epochs between checkpoints")
     if resume and checkpoint is None:
         raise ArgumentError(explain("resume=True needs to know what to go on from.", None, "Pass checkpoint, a path."))
-    problem = Problem(objective, **options)
+    problem = Problem(objective, client=client, **options)
     batches, evaluation = problem.split(params, problem.batches(params, data), settings.seed)
     kept = None
     if checkpoint is not None:
         kept = TrainingFile(checkpoint, {
             "optimizer": str(settings.stepper()), "batch_size": settings.steps_of(batches), "seed": settings.seed,
-            "reduce": reduce, "patience": patience is not None, "data": [list(kind) for kind in batches.kinds()],
-            "validation": validation is not None, "noise": noise is not None}, metadata)
+            "reduce": reduce, "average_every": settings.average_every, "patience": patience is not None,
+            "data": [list(kind) for kind in batches.kinds()], "validation": validation is not None,
+            "noise": noise is not None}, metadata)
     return train_one(problem, params, batches, settings, evaluation, progress=progress, callback=callback,
                      interruptible=True, file=kept, every=every, resume=resume)
 
@@ -136,6 +149,7 @@ class Settings:
     l2: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    average_every: int | None = None
 
     def checked(self) -> Settings:
         """The same in plain types. Raises ArgumentError for what makes no sense."""
@@ -151,7 +165,14 @@ class Settings:
             size = _positive("batch_size", size, "the number of examples per step, or None for all")
         if patience is not None:
             patience = _positive("patience", patience, "the number of epochs to wait for a better one")
-        made = replace(self, optimizer=optimizer, epochs=epochs, batch_size=size, seed=_seed(self.seed), patience=patience)
+        apart = self.average_every
+        if apart is not None:
+            apart = _positive("average_every", apart, "the number of steps that partitions make between two averages")
+            if size is None:
+                raise ArgumentError(explain("average_every counts minibatches.", f"average_every={apart}",
+                                            "Pass batch_size."))
+        made = replace(self, optimizer=optimizer, epochs=epochs, batch_size=size, seed=_seed(self.seed), patience=patience,
+                       average_every=apart)
         made.stepper()
         return made
 
@@ -161,7 +182,7 @@ class Settings:
         found = optim.penalised(self.optimizer, self.l1, self.l2)
         return found if self.clip_norm is None else optim.clipped(found, self.clip_norm)
 
-    def steps_of(self, batches: Batches) -> int | None:
+    def steps_of(self, batches: Examples) -> int | None:
         """The examples of a step; None for all of them."""
         size = None if self.batch_size is None or self.batch_size >= batches.count else self.batch_size
         if batches.batched_params and size is not None:
@@ -172,7 +193,7 @@ class Settings:
         return size
 
 
-def train_one(problem: Problem, params: Tree, batches: Batches, settings: Settings, evaluation: Evaluation, *,
+def train_one(problem: Problem, params: Tree, batches: Examples, settings: Settings, evaluation: Evaluation, *,
               progress: bool | None = False, callback: Callback | None = None, interruptible: bool = False,
               file: TrainingFile | None = None, every: int = 1, resume: bool = False) -> FitResult:
     """What `fit` does once everything has been checked; trainings of the same `problem` compile once.
@@ -190,7 +211,7 @@ def train_one(problem: Problem, params: Tree, batches: Batches, settings: Settin
     ended = PATIENCE if patience is not None and resumed - best_epoch >= patience else ALL_EPOCHS
     left = max(0, settings.epochs - resumed) if ended == ALL_EPOCHS else 0
     noise = None if problem.noise is None else Noise(problem.noise, settings.seed)
-    run = Run(problem.loops, trainer, batches, batch_size, generator, noise)
+    run = Run(problem.loops, trainer, batches, batch_size, generator, noise, settings.average_every)
     compiled = problem.loops.of(optimizer, params, run.examples(), batch_size) if left else None
     watched = callback is not None or file is not None or patience is not None or bool(evaluation)
     with progress_bar(progress, settings.epochs, run.steps_per_epoch, batches.count, resumed) as bar:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad import optim
-from jitgrad.api import Transformed
-from jitgrad.arguments import flatten
-from jitgrad.batches import Batches, Noise, check_finite
-from jitgrad.errors import LabelError, NonFiniteError, explain
+from jitgrad.arguments import flatten, unflatten
+from jitgrad.batches import Batches, Noise
+from jitgrad.errors import NonFiniteError, explain
+from jitgrad.examples import Examples, Update, check_finite
 from jitgrad.loop import Compiled, Loops, Pace, slices
 from jitgrad.progress import Progress
 from jitgrad.ravel import Raveled, Vector
@@ -35,43 +36,48 @@ class Moment(NamedTuple):
 
 
 class Run:
-    """One training. Its epochs come as (sum of the losses over the examples, seconds)."""
+    """One training. Its epochs come as (sum of the losses over the examples, seconds).
 
-    def __init__(self, loops: Loops, trainer: Trainer, batches: Batches, batch_size: int | None,
-                 generator: np.random.Generator, noise: Noise | None) -> None:
-        self._loops, self._trainer, self._batches, self._batch_size = loops, trainer, batches, batch_size
-        self._generator, self._mean, self._noise = generator, loops.mean, noise
-        self.steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
-        self._noisy: tuple[int, Batches] = -1, batches
+    average_every: None, or how many updates replicas make apart; see `fit`
+    """
 
-    def examples(self) -> Batches:
+    def __init__(self, loops: Loops, trainer: Trainer, examples: Examples, batch_size: int | None,
+                 generator: np.random.Generator, noise: Noise | None, average_every: int | None = None) -> None:
+        self._loops, self._trainer, self._examples, self._batch_size = loops, trainer, examples, batch_size
+        self._generator, self._mean, self._noise, self._average_every = generator, loops.mean, noise, average_every
+        self.steps_per_epoch = 1 if batch_size is None else -(-examples.count // batch_size)
+        self._noisy: tuple[int, Examples] = -1, examples
+
+    def examples(self) -> Examples:
         """The examples, with the noise of the next step's epoch."""
         epoch = self._trainer.now.steps // self.steps_per_epoch
         if self._noise is not None and self._noisy[0] != epoch:
-            self._noisy = epoch, self._noise.joined(self._batches, epoch)
+            assert isinstance(self._examples, Batches)      # or noise has been refused
+            self._noisy = epoch, self._noise.joined(self._examples, epoch)
         return self._noisy[1]
 
     def one_by_one(self, epochs: int, progress: Progress) -> Iterator[tuple[float, float]]:
-        """Each step is a call from Python."""
+        """Each step is made from Python."""
+        options = (self._loops.step, self._batch_size, self._generator)
         for _ in range(epochs):
             started, total = time.perf_counter(), 0.0
-            for size, batch in _epoch(self.examples(), self._batch_size, self._generator):
-                loss = self._make(batch)
-                total += loss * size if self._mean else loss
-                progress.advance(loss, 1)
+            examples = self.examples()
+            for step in (examples.steps(*options) if self._average_every is None
+                         else examples.rounds(*options, self._average_every)):
+                for size, loss in step.make(self._trainer, self._when):
+                    total += loss * size if self._mean else loss
+                    progress.advance(loss, 1)
             yield total, time.perf_counter() - started
 
-    def _make(self, batch: tuple[Tree, ...]) -> float:
-        trainer = self._trainer
-        value, grads = _step(self._loops.step, trainer.now.params, batch, self.examples())
-        epoch, index = divmod(trainer.now.steps, self.steps_per_epoch)
-        trainer.update(float(value), grads, f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}")
-        return float(value)
+    def _when(self, later: int) -> str:
+        epoch, index = divmod(self._trainer.now.steps + later, self.steps_per_epoch)
+        return f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}"
 
     def compiled(self, loop: Compiled, epochs: int, by_epoch: bool,
                  progress: Progress) -> Iterator[tuple[float, float]]:
         """Many steps a call; with `by_epoch` or noise, none across the end of an epoch."""
         trainer, batches, pace = self._trainer, self.examples(), Pace()
+        assert isinstance(batches, Batches)
         model = loop.model(trainer.now.params, batches, *trainer.numbers())
         by_epoch, ends = by_epoch or self._noise is not None, self.steps_per_epoch
         rule = trainer.rule
@@ -79,13 +85,15 @@ class Run:
         total, spent = 0.0, 0.0
         for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
             before, batches = trainer.now.steps, self.examples()
+            assert isinstance(batches, Batches)
             rows = self._loops.rows(loop, trainer.now.params, batches)
             made, why, losses = loop.run(model, rule, rows, part, before + 1)
             trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
             if why:
                 # The same step again from Python: it fails again, and then explains what happened.
                 start, size = part.steps[made]
-                self._make(batches.chosen(None if part.order is None else part.order[start:start + size]))
+                chosen = None if part.order is None else part.order[start:start + size]
+                Update(self._loops.step, batches.chosen(chosen), size, chosen).make(trainer, self._when)
                 raise AssertionError("a step that failed in the compiled loop succeeded from Python")
             seconds = pace.lap(made) / made
             progress.advance(float(losses[-1]), made)
@@ -107,7 +115,7 @@ class Trainer:
         for position, leaf in enumerate(leaves):
             path = optim.leaf_path("params", spec, position)
             check_finite(np.asarray(leaf), path, "Start from finite parameters.")
-        self._optimizer, self.rule = optimizer, optimizer.rule
+        self.optimizer, self.rule = optimizer, optimizer.rule
         self._layout = Raveled(params)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         vectors = self._layout.ravel(params)
@@ -139,17 +147,36 @@ class Trainer:
         state = optim.State(steps, tuple((average.copy(),) for average in numbers[1:]))
         self.now = Moment(vectors, state, self._layout.unravel(vectors), steps, self.now.loss if loss is None else loss)
 
+    def flat(self) -> npt.NDArray[np.float64]:
+        """All that updates change, parameters and optimizer state, in one vector."""
+        return np.concatenate([np.asarray(leaf, np.float64).reshape(-1)
+                               for leaf in (*self.now.vectors, *flatten(self.now.state)[0])])
+
+    def settle(self, numbers: npt.NDArray[np.float64], steps: int, loss: float) -> None:
+        """Take over what `flat` lists, after so many steps; whole numbers, such as a count of steps, are rounded."""
+        leaves, spec = flatten(self.now.state)
+        found, at = [], 0
+        for leaf in (*self.now.vectors, *leaves):
+            array = np.asarray(leaf)
+            part = numbers[at:at + array.size].reshape(array.shape)
+            part = (part if array.dtype.kind == "f" else np.rint(part)).astype(array.dtype)
+            found.append(part if isinstance(leaf, np.ndarray) else part[()] if isinstance(leaf, np.generic)
+                         else type(leaf)(part.item()))
+            at += array.size
+        vectors = tuple(found[:len(self.now.vectors)])
+        self.now = Moment(vectors, unflatten(spec, found[len(vectors):]), self._layout.unravel(vectors), steps, loss)
+
     def update(self, loss: float, grads: Tree, when: str) -> None:
         """Make a step."""
         if not np.isfinite(loss):
             raise self._diverged(f"The loss became {loss} at {when}")
         # A NaN or infinite gradient, and an overflowing step, both end as non-finite parameters: one check for both.
         with np.errstate(all="ignore"):
-            if self._optimizer.any_layout:
-                vectors, state = self._optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
+            if self.optimizer.any_layout:
+                vectors, state = self.optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
                 params = self._layout.unravel(vectors)
             else:
-                params, state = self._optimizer.update(grads, self.now.state, self.now.params)
+                params, state = self.optimizer.update(grads, self.now.state, self.now.params)
                 vectors = self._layout.ravel(params)
         for vector in vectors:
             if not np.isfinite(vector).all():
@@ -161,7 +188,7 @@ class Trainer:
         return NonFiniteError(
             explain(
                 f"{happened}, {before}.",
-                f"optimizer={self._optimizer.description}",
+                f"optimizer={self.optimizer.description}",
                 "Try a smaller learning rate, standardised inputs, or smaller initial parameters; "
                 "`with jg.debug_nans():` names the operation that made the first NaN.",
             )
@@ -175,21 +202,3 @@ def _first_non_finite(grads: Tree, params: Tree) -> str:
             if not np.isfinite(leaf).all():
                 return what + optim.leaf_path("params", spec, position)
     return "A parameter"
-
-
-def _epoch(
-    batches: Batches, batch_size: int | None, generator: np.random.Generator
-) -> Iterator[tuple[int, tuple[Tree, ...]]]:
-    if batch_size is None:
-        yield batches.count, batches.whole()
-    else:
-        yield from batches.shuffled(batch_size, generator)
-
-
-def _step(step: Transformed, params: Tree, batch: tuple[Tree, ...], batches: Batches) -> Any:
-    try:
-        return step(params, *batch)
-    except (LabelError, NonFiniteError):
-        # The error counts examples from the start of a shuffled batch; over all of them it names the caller's index.
-        step(params, *batches.whole())
-        raise

@@ -113,6 +113,16 @@ def check_layouts() -> None:
     assert_close(wide.array, 2 * (p.T - t.T) / 5, 2e-6)
 
 
+def check_sums_come_to_the_host() -> None:
+    """As a Dask worker adds up a partition that lies on its GPU; an error has the caller's numbers."""
+    params, x, y = drawn(9, np.float64)
+    step, reference = jg.value_and_grad(loss), jg.value_and_grad(loss, device="interpret")
+    assert_close(step.sums((params, FakeCupy(x), FakeCupy(y))), reference.sums((params, x, y)), 1e-13)
+    labelled = jg.value_and_grad(lambda w, x, y: losses.hinge(w @ x, y))
+    with pytest.raises(errors.LabelError, match="example 104 of"):
+        labelled.sums((params["w"], FakeCupy(x), FakeCupy(np.where(np.arange(9) == 4, 0, 1))), range(100, 109))
+
+
 def check_errors() -> None:
     params, x, y = drawn(4, np.float32)
     with pytest.raises(errors.DeviceError, match=r"(?s)lies on the GPU \(cuda\).*device 'cpu' computes elsewhere"):
@@ -175,6 +185,7 @@ def main() -> None:
     check_both_ways(FakeCupy, np.float32)
     check_both_ways(FakeJax, np.float64)
     check_layouts()
+    check_sums_come_to_the_host()
     check_errors()
     check_a_model_of_values()
     check_predictions_and_other_arrays()

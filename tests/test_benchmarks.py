@@ -23,7 +23,7 @@ import jitgrad.cli
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))                          # benchmarks/ is no part of the installed package
 
-from benchmarks import command, goals, peers, pictures, running, tables  # noqa: E402
+from benchmarks import command, goals, peers, pictures, running, scaling, tables  # noqa: E402
 from benchmarks.case import Case, Contestant, Setup, Unavailable  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.models import scalar_gpt  # noqa: E402
@@ -331,3 +331,27 @@ def test_an_installed_jitgrad_is_measured_from_a_checkout(tmp_path: Path) -> Non
     report = json.loads(run.stdout)
     assert report["commit"] == "unknown"
     assert [r["name"] for r in report["cases"]] == ["overhead/1", "import"]
+
+
+# Scaling over Dask's workers, a command and a page of its own.
+
+def test_scaling_runs_checks_and_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling.main(["--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "the same bits" in printed
+    assert "| 400 |" in printed
+    assert "steps/s of 4,000 examples" in printed
+
+
+def test_the_scaling_page_is_that_of_the_committed_results() -> None:
+    page, report = scaling.PAGE.read_text(encoding="utf-8"), json.loads(scaling.RESULTS.read_text(encoding="utf-8"))
+    assert scaling.fill(page, report) == page
+    assert not report["quick"]
+    assert report["checked"]["relative_error"] <= scaling.TOLERANCE
+
+
+def test_the_cost_model_finds_the_costs_it_was_made_from() -> None:
+    rows = [{"workers": w, "examples": n, "partitions": p, "median": 50e-9 * n / w + 1e-3 * p + 5e-3}
+            for w in (1, 2) for n in (1e4, 1e6) for p in (2, 8)]
+    found = scaling.model(rows)
+    assert (found["example_ns"], found["task_ms"], found["step_ms"]) == (50.0, 1.0, 5.0)

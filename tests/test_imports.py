@@ -24,10 +24,11 @@ LAYERS = [
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],
-    ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "lowered", "recorded", "schedules",
-     "optim", "ravel", "metrics", "testing", "derivatives"],
-    ["train", "trainer", "loop", "sweeps", "problem", "batches", "history", "progress", "checkpoint", "resume", "data",
-     "plots", "columns", "predictor", "recipes", "grids", "discover", "drawing", "curves", "bridges", "roofline"],
+    ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "blocks", "distributed", "lowered",
+     "recorded", "schedules", "optim", "ravel", "metrics", "testing", "derivatives"],
+    ["train", "trainer", "loop", "sweeps", "problem", "examples", "batches", "streams", "partitions", "history", "progress",
+     "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes", "grids", "discover", "drawing", "curves",
+     "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
@@ -43,10 +44,14 @@ ALLOWED = {
     "llvmlite": GENERATORS,
     "sklearn": ["jitgrad.estimators", "jitgrad.data"],
     "torch": ["jitgrad.bridges"],
+    "dask": ["jitgrad.distributed"],
+    "distributed": ["jitgrad.distributed"],
+    "pyarrow": ["jitgrad.streams"],
 }
 KERNELS_MAY_IMPORT = {"numba", "numpy", "llvmlite"} | sys.stdlib_module_names
 # Never loaded by a bare `import jitgrad`.
-HEAVY = ["safetensors", "numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "torch", "matplotlib", "pandas"]
+HEAVY = ["safetensors", "numba", "llvmlite", "jax", "jaxlib", "scipy", "sklearn", "torch", "matplotlib", "pandas",
+         "dask", "distributed", "pyarrow"]
 
 LONGEST = 500
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "manager", "managers"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jitgrad as jg
-from jitgrad import losses, optim, problem, trainer
+from jitgrad import examples, losses, optim, problem
 from jitgrad.batches import Batches
 from jitgrad.errors import (
     ArgumentError,
@@ -349,13 +349,13 @@ def test_an_interrupt_before_the_first_step_has_nothing_to_return(monkeypatch: p
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "_step", interrupt)
+    monkeypatch.setattr(examples.Update, "make", interrupt)
     with pytest.raises(KeyboardInterrupt):
         quick()
 
 
 def test_an_interrupt_within_an_epoch_returns_the_last_step_or_with_patience_the_best_epoch(monkeypatch: pytest.MonkeyPatch):
-    made, step = [], trainer._step
+    made, step = [], examples.Update.make
 
     def interrupted(*args: Any) -> Any:
         if len(made) == 13:
@@ -366,7 +366,7 @@ def test_an_interrupt_within_an_epoch_returns_the_last_step_or_with_patience_the
     for options in ({}, {"patience": 2}):
         made.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "_step", interrupted)
+            patch.setattr(examples.Update, "make", interrupted)
             found = quick(epochs=9, batch_size=5, **options)
         assert (found.ended, found.steps, len(found.history), found.epoch) == ("interrupted", 13, 2, 2)
         whole = quick(epochs=2, batch_size=5)
@@ -655,7 +655,8 @@ def test_public_names():
 def test_an_epoch_of_batches_is_a_permutation_with_rows_kept_together(batch_size: int):
     batches = Batches({}, (np.arange(23), {"twice": np.arange(23)[:, None] * [2, 4]}))
     sizes, seen = [], []
-    for size, (one, tree) in batches.shuffled(batch_size, np.random.default_rng(0)):
+    for update in batches.steps(jg.value_and_grad(line), batch_size, np.random.default_rng(0)):
+        (one, tree), size = update.data, update.size
         assert len(one) == size
         np.testing.assert_array_equal(tree["twice"], one[:, None] * [2, 4])
         sizes.append(size)

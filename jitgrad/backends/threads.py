@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+
+_caller = threading.local()
+
+
+def cores() -> int:
+    """How many processor cores a call may use: those of this process, or 1 inside `on_one_core`."""
+    return 1 if getattr(_caller, "keeps_to_one", False) else _cores()
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """In this thread, calls keep to it: others have the other cores."""
+    before = getattr(_caller, "keeps_to_one", False)
+    _caller.keeps_to_one = True
+    try:
+        yield
+    finally:
+        _caller.keeps_to_one = before
 
 
 @cache
-def cores() -> int:
-    """How many processor cores this process may use."""
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
