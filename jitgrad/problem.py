@@ -67,8 +67,9 @@ class Problem:
                                         "For the Dropouts of a model pass noise=model.masks."))
         self.noise = noise
         with_noise = in_axes if noise is None else _extended(in_axes)
-        step = value_and_grad(_weighted(objective, before_noise=noise is not None) if self._weighted else objective, argnums=0,
-                              in_axes=_extended(with_noise) if self._weighted else with_noise, reduce=reduce, device=device)
+        weighted = _weighted(objective, before_noise=noise is not None) if self._weighted else objective
+        step = value_and_grad(weighted, argnums=0, in_axes=_extended(with_noise) if self._weighted else with_noise,
+                              reduce=reduce, device=device)
         self.loops = Loops(step, reduce == "mean")
         self._bare = jit(objective if noise is None else _without_noise(objective), in_axes=in_axes, reduce="mean",
                          device=device)
