@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,18 @@ class Batches:
         return first
 
     def part(self, examples: npt.NDArray[np.intp]) -> Batches:
-        """Copies of these examples, at least one."""
-        made = copy.copy(self)
-        made._arrays, made.count = self._chosen(examples), len(examples)
-        return made
+        """These examples, at least one; they are copied when they are first asked for."""
+        return _Part(self, examples)
+
+    @property
+    def origin(self) -> Batches:
+        """The examples of which these are a part, at last."""
+        return self
+
+    @property
+    def examples(self) -> npt.NDArray[np.intp]:
+        """Which of the origin's examples these are."""
+        return np.arange(self.count)
 
     def joined(self, array: Array) -> Batches:
         """The same examples with one more argument, (count,)."""
@@ -122,6 +131,26 @@ class Batches:
     def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)
         return data
+
+
+class _Part(Batches):
+    """Some of other examples."""
+
+    def __init__(self, whole: Batches, examples: npt.NDArray[np.intp]):
+        self.__dict__.update({name: value for name, value in whole.__dict__.items() if name != "_arrays"})
+        self._whole, self._numbers, self.count = whole, examples, len(examples)
+
+    @cached_property
+    def _arrays(self) -> list[Array]:  # type: ignore[override]
+        return self._whole._chosen(self._numbers)
+
+    @property
+    def origin(self) -> Batches:
+        return self._whole.origin
+
+    @property
+    def examples(self) -> npt.NDArray[np.intp]:
+        return self._whole.examples[self._numbers]
 
 
 def check_finite(array: Array, path: str, advice: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
 
 Tree = Any
 
@@ -36,6 +39,60 @@ class Epoch(NamedTuple):
         return self.loss if self.validation_loss is None else self.validation_loss
 
 
+class History(Sequence[Epoch]):
+    """Epochs of `examples` each in their order; those that came many at a time are made when somebody looks at them."""
+
+    def __init__(self, examples: int):
+        self._examples = examples
+        self._epochs: list[Epoch] = []
+        self._waiting: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+
+    def made(self, loss: float, seconds: float) -> Epoch:
+        """The next epoch."""
+        return Epoch(len(self) + 1, loss, seconds, self._examples / max(seconds, 1e-12))
+
+    def append(self, epoch: Epoch) -> None:
+        """Enter one epoch."""
+        self._all().append(epoch)
+
+    def extend(self, losses: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> None:
+        """Enter the next epochs of a training of which nothing else is measured."""
+        self._waiting.append((losses, seconds))
+
+    def _all(self) -> list[Epoch]:
+        waiting, self._waiting = self._waiting, []
+        for losses, seconds in waiting:
+            for loss, taken in zip(losses.tolist(), seconds.tolist(), strict=True):
+                self._epochs.append(self.made(loss, taken))
+        return self._epochs
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The mean loss of every epoch."""
+        return np.concatenate([np.array([epoch.loss for epoch in self._epochs]), *(losses for losses, _ in self._waiting)])
+
+    def __len__(self) -> int:
+        return len(self._epochs) + sum(len(losses) for losses, _ in self._waiting)
+
+    @overload
+    def __getitem__(self, index: int) -> Epoch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Epoch]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A finished training.
@@ -50,7 +107,7 @@ class FitResult:
     """
 
     params: Tree
-    history: tuple[Epoch, ...]
+    history: Sequence[Epoch]
     steps: int
     epoch: int
     ended: str = ALL_EPOCHS
@@ -59,6 +116,9 @@ class FitResult:
     @property
     def losses(self) -> list[float]:
         """The mean loss of every epoch."""
+        if isinstance(self.history, History):
+            found: list[float] = self.history.losses.tolist()
+            return found
         return [epoch.loss for epoch in self.history]
 
     @property

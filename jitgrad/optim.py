@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.errors import ArgumentError, DtypeError, ShapeError, explain
@@ -52,6 +53,10 @@ class Rule:
     averages: int
     scalars: Callable[[int], tuple[float, ...]]
     kind: Hashable = None
+
+    def rows(self, first: int, steps: int) -> npt.NDArray[np.float64]:
+        """The scalars of `steps` steps from number `first` on, a row each."""
+        return np.array([self.scalars(t) for t in range(first, first + steps)], np.float64).reshape(steps, -1)
 
 
 @dataclass(frozen=True)

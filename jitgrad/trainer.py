@@ -1,23 +1,32 @@
-"""Optimizer steps: the parameters and the optimizer's state, and the two ways in which a training makes its epochs."""
+"""A training: the parameters and the optimizer's state, the epochs that were made, and when it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad import optim
 from jitgrad.api import Transformed
 from jitgrad.arguments import flatten
 from jitgrad.batches import Batches, check_finite
 from jitgrad.errors import LabelError, NonFiniteError, explain
-from jitgrad.loop import Compiled, Loops, Pace, slices
+from jitgrad.history import ALL_EPOCHS, CALLBACK, PATIENCE, Epoch, FitResult, History
+from jitgrad.loop import Loop, Loops
+from jitgrad.problem import Evaluation
 from jitgrad.progress import Progress
 from jitgrad.ravel import Raveled, Vector
+from jitgrad.settings import Settings
+
+if TYPE_CHECKING:
+    from jitgrad.resume import TrainingFile
 
 Tree = Any
+Callback = Callable[[Epoch, Tree], bool | None]
 
 
 class Moment(NamedTuple):
@@ -34,61 +43,6 @@ class Moment(NamedTuple):
     loss: float | None
 
 
-class Run:
-    """One training. Its epochs come as (sum of the losses over the examples, seconds)."""
-
-    def __init__(self, loops: Loops, trainer: Trainer, batches: Batches, batch_size: int | None,
-                 generator: np.random.Generator) -> None:
-        self._loops, self._trainer, self._batches, self._batch_size = loops, trainer, batches, batch_size
-        self._generator, self._mean = generator, loops.mean
-        self.steps_per_epoch = 1 if batch_size is None else -(-batches.count // batch_size)
-
-    def one_by_one(self, epochs: int, progress: Progress) -> Iterator[tuple[float, float]]:
-        """Each step is a call from Python."""
-        for _ in range(epochs):
-            started, total = time.perf_counter(), 0.0
-            for size, batch in _epoch(self._batches, self._batch_size, self._generator):
-                loss = self._make(batch)
-                total += loss * size if self._mean else loss
-                progress.advance(loss, 1)
-            yield total, time.perf_counter() - started
-
-    def _make(self, batch: tuple[Tree, ...]) -> float:
-        trainer = self._trainer
-        value, grads = _step(self._loops.step, trainer.now.params, batch, self._batches)
-        epoch, index = divmod(trainer.now.steps, self.steps_per_epoch)
-        trainer.update(float(value), grads, f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}")
-        return float(value)
-
-    def compiled(self, loop: Compiled, epochs: int, by_epoch: bool,
-                 progress: Progress) -> Iterator[tuple[float, float]]:
-        """Many steps a call; with `by_epoch`, none across the end of an epoch."""
-        trainer, batches, pace = self._trainer, self._batches, Pace()
-        model = loop.model(trainer.now.params, batches, *trainer.numbers())
-        rows, ends = self._loops.rows(loop, trainer.now.params, batches), self.steps_per_epoch
-        rule = trainer.rule
-        assert rule is not None                             # or there would be no loop
-        total, spent = 0.0, 0.0
-        for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
-            before = trainer.now.steps
-            made, why, losses = loop.run(model, rule, rows, part, before + 1)
-            trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
-            if why:
-                # The same step again from Python: it fails again, and then explains what happened.
-                start, size = part.steps[made]
-                self._make(batches.chosen(None if part.order is None else part.order[start:start + size]))
-                raise AssertionError("a step that failed in the compiled loop succeeded from Python")
-            seconds = pace.lap(made) / made
-            progress.advance(float(losses[-1]), made)
-            for number, ((_, size), loss) in enumerate(zip(part.steps, losses.tolist(), strict=True), before + 1):
-                total += loss * size if self._mean else loss
-                spent += seconds
-                if number % ends == 0:
-                    yield total, spent
-                    total, spent = 0.0, 0.0
-            pace.begin()                                    # what the caller did meanwhile is no part of a step
-
-
 class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
@@ -98,7 +52,7 @@ class Trainer:
         for position, leaf in enumerate(leaves):
             path = optim.leaf_path("params", spec, position)
             check_finite(np.asarray(leaf), path, "Start from finite parameters.")
-        self._optimizer, self.rule = optimizer, optimizer.rule
+        self.optimizer, self.rule = optimizer, optimizer.rule
         self._layout = Raveled(params)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         vectors = self._layout.ravel(params)
@@ -133,30 +87,142 @@ class Trainer:
     def update(self, loss: float, grads: Tree, when: str) -> None:
         """Make a step."""
         if not np.isfinite(loss):
-            raise self._diverged(f"The loss became {loss} at {when}")
+            raise self.diverged(f"The loss became {loss} at {when}")
         # A NaN or infinite gradient, and an overflowing step, both end as non-finite parameters: one check for both.
         with np.errstate(all="ignore"):
-            if self._optimizer.any_layout:
-                vectors, state = self._optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
+            if self.optimizer.any_layout:
+                vectors, state = self.optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
                 params = self._layout.unravel(vectors)
             else:
-                params, state = self._optimizer.update(grads, self.now.state, self.now.params)
+                params, state = self.optimizer.update(grads, self.now.state, self.now.params)
                 vectors = self._layout.ravel(params)
         for vector in vectors:
             if not np.isfinite(vector).all():
-                raise self._diverged(f"{_first_non_finite(grads, params)} became NaN or infinite at {when}")
+                raise self.diverged(f"{_first_non_finite(grads, params)} became NaN or infinite at {when}")
         self.now = Moment(vectors, state, params, self.now.steps + 1, loss)
 
-    def _diverged(self, happened: str) -> NonFiniteError:
+    def diverged(self, happened: str) -> NonFiniteError:
+        """The error of a training that cannot go on."""
         before = "on the very first step" if self.now.loss is None else f"after a loss of {self.now.loss:.6g}"
         return NonFiniteError(
             explain(
                 f"{happened}, {before}.",
-                f"optimizer={self._optimizer.description}",
+                f"optimizer={self.optimizer.description}",
                 "Try a smaller learning rate, standardised inputs, or smaller initial parameters; "
                 "`with jg.debug_nans():` names the operation that made the first NaN.",
             )
         )
+
+
+class Training:
+    """One training: its parameters, the epochs it has made, what is measured after each, and when it ends.
+
+    Whoever makes its steps (`one_by_one`, `together.together`) brings `trainer` up to date and enters the epochs.
+    callback, file, every: as in `fit`; left: epochs to be made, 0 once it has ended; error: why it ended early
+    """
+
+    def __init__(self, loops: Loops, params: Tree, batches: Batches, settings: Settings, evaluation: Evaluation,
+                 callback: Callback | None = None, file: TrainingFile | None = None, every: int = 1):
+        self.settings, self.batches, self.batch_size = settings, batches, settings.steps_of(batches)
+        self.steps_per_epoch = 1 if self.batch_size is None else -(-batches.count // self.batch_size)
+        self.trainer, self.progress = Trainer(settings.stepper(), params), Progress()
+        self.left, self.ended, self.resumed = settings.epochs, ALL_EPOCHS, 0
+        self.error: NonFiniteError | None = None
+        self.loops, self._evaluation, self._callback, self._file, self._every = loops, evaluation, callback, file, every
+        self._history, self._best_epoch = History(batches.count), 0
+        self._best: Moment | None = None
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """What the order of the examples is drawn from."""
+        return np.random.default_rng(self.settings.seed)
+
+    @property
+    def watched(self) -> bool:
+        """Whether something looks at every epoch when it ends."""
+        return (self._callback is not None or self._file is not None or self.settings.patience is not None
+                or bool(self._evaluation))
+
+    def loop(self, models: int = 1) -> Loop | None:
+        """What makes its steps, if not Python; see `Loops.of`."""
+        return self.loops.of(self.trainer.optimizer, self.trainer.now.params, self.batches, self.batch_size, models)
+
+    def resume(self, file: TrainingFile) -> None:
+        """Go on from where the file's training stood."""
+        epochs, self._best = file.read(self.trainer, self.generator)
+        for epoch in epochs:
+            self._history.append(epoch)
+        self.resumed, patience = len(epochs), self.settings.patience
+        self._best_epoch = min(range(1, self.resumed + 1), key=lambda number: epochs[number - 1].score, default=0)
+        self.left = max(0, self.settings.epochs - self.resumed)
+        if patience is not None and self.resumed - self._best_epoch >= patience:
+            self._end(PATIENCE)
+
+    def _end(self, why: str) -> None:
+        self.ended, self.left = why, 0
+
+    def enter(self, totals: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> None:
+        """Epochs have been made: the sums of their losses over the examples, and how long they took.
+
+        Where the training is `watched` they come one at a time, the parameters being those of the epoch's end.
+        """
+        if not self.watched:
+            self._history.extend(totals / self.batches.count, seconds)
+            self.left -= len(totals)
+            return
+        ((total,), (taken,)) = totals.tolist(), seconds.tolist()
+        number, patience = len(self._history) + 1, self.settings.patience
+        loss, metrics = self._evaluation.of(self.trainer.copy(), number) if self._evaluation else (None, {})
+        epoch = self._history.made(total / self.batches.count, taken)._replace(validation_loss=loss, metrics=metrics)
+        self._history.append(epoch)
+        self.left -= 1
+        self.progress.measured(loss)
+        if number == 1 or epoch.score < self._history[self._best_epoch - 1].score:
+            self._best_epoch, self._best = number, None if patience is None else self.trainer.now
+        if self._callback is not None and self._callback(epoch, self.trainer.copy()):
+            self._end(CALLBACK)
+        elif patience is not None and number - self._best_epoch >= patience:
+            self._end(PATIENCE)
+        if self._file is not None and (not self.left or number % self._every == 0):
+            self._file.write(self.trainer, self._best, self.generator, self._history)
+
+    def make(self, batch: tuple[Tree, ...]) -> float:
+        """Make one step from Python; returns its loss."""
+        trainer = self.trainer
+        value, grads = _step(self.loops.step, trainer.now.params, batch, self.batches)
+        trainer.update(float(value), grads, self._when())
+        return float(value)
+
+    def _when(self) -> str:
+        epoch, index = divmod(self.trainer.now.steps, self.steps_per_epoch)
+        return f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}"
+
+    def one_by_one(self) -> None:
+        """Make all epochs, each step a call from Python."""
+        while self.left:
+            started, total = time.perf_counter(), 0.0
+            for size, batch in _epoch(self.batches, self.batch_size, self.generator):
+                loss = self.make(batch)
+                total += loss * size if self.loops.mean else loss
+                self.progress.advance(loss, 1)
+            self.enter(np.array([total]), np.array([time.perf_counter() - started]))
+
+    def explain(self, batch: tuple[Tree, ...], loss: float) -> None:
+        """Raise the error of a step that has failed elsewhere, with this loss: made from Python, it says what happened."""
+        before = self.trainer.now
+        self.make(batch)
+        # From Python it is rounded in another way, and just succeeded.
+        self.trainer.now = before
+        what = "A parameter became NaN or infinite" if np.isfinite(loss) else f"The loss became {loss}"
+        raise self.trainer.diverged(f"{what} at {self._when()}")
+
+    def result(self) -> FitResult:
+        """The training as it stands; raises the error that ended it."""
+        if self.error is not None:
+            raise self.error
+        epoch = len(self._history) if self._best is None else self._best_epoch
+        return FitResult(self.trainer.copy(self._best), self._history, self.trainer.now.steps, epoch, self.ended,
+                         self.resumed)
 
 
 def _first_non_finite(grads: Tree, params: Tree) -> str:

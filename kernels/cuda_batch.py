@@ -207,18 +207,21 @@ def sum_shell(pieces: int) -> Any:
 
 
 if SIMULATED:
-    def simulated_lane() -> Any:
-        """This thread's place in its warp (simulator only)."""
-        return cuda.threadIdx.x % WARP
+    # `here` is a shell's own `cuda`, which the simulator puts into its module while it runs.
 
-    def simulated_warp_sum(values: Any, block: int) -> Any:
+    def simulated_lane(here: Any = None) -> Any:
+        """This thread's place in its warp (simulator only)."""
+        return (here or cuda).threadIdx.x % WARP
+
+    def simulated_warp_sum(values: Any, block: int, here: Any = None) -> Any:
         """The sums of `values` over this thread's warp, added up as emit_cuda.TransposedSum does (simulator only)."""
-        board = cuda.shared.array((block, len(values)), values.dtype)
-        thread = cuda.threadIdx.x
+        here = here or cuda
+        board = here.shared.array((block, len(values)), values.dtype)
+        thread = here.threadIdx.x
         board[thread] = values
-        cuda.syncthreads()
+        here.syncthreads()
         rows = board[thread // WARP * WARP:thread // WARP * WARP + WARP]
         while len(rows) > 1:
             rows = rows[0::2] + rows[1::2]
-        cuda.syncthreads()
+        here.syncthreads()
         return rows[0]

@@ -14,16 +14,21 @@ import numpy.typing as npt
 from jitgrad.backends.interpret import run_instruction, vectorised
 from jitgrad.compiler.emit import ELEMENTWISE
 from jitgrad.compiler.emit_cuda import FusedCode
+from jitgrad.compiler.emit_training import GRADIENT, UpdateCode
 from jitgrad.kernels import cuda_batch
 from jitgrad.kernels.cuda_batch import WARP
 
 Array = npt.NDArray[Any]
 
 
-def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`."""
+def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[..., None], Callable[..., None],
+                                                                    Callable[..., None]]:
+    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`. shells: the module of the shell around them."""
     layout, plan = code.layout, code.plan
     tape, dtype = layout.tape, layout.dtype
+
+    def lane() -> int:
+        return int(cuda_batch.simulated_lane(shells.cuda))
 
     def clear(acc: Array) -> None:
         acc[:] = 0
@@ -53,17 +58,17 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
             if plan.private:
                 acc += values[:code.slots]
             else:
-                acc += _by_lane(cuda_batch.simulated_warp_sum(values, plan.block))
+                acc += _by_lane(cuda_batch.simulated_warp_sum(values, plan.block, shells.cuda), lane())
 
     def fold(acc: Array, tiles: Array, first: int) -> None:
         values = np.zeros(code.groups * WARP, dtype)
         values[:code.slots] = acc
-        sums = _by_lane(cuda_batch.simulated_warp_sum(values, plan.block)) if plan.private else acc.copy()
+        sums = _by_lane(cuda_batch.simulated_warp_sum(values, plan.block, shells.cuda), lane()) if plan.private else acc.copy()
         acc[:] = 0
-        lane = cuda_batch.simulated_lane()
+        mine = lane()
         with np.errstate(all="ignore"):
             for group, value in enumerate(sums):
-                at = first + group * WARP + lane
+                at = first + group * WARP + mine
                 total = tiles[at] + value
                 of_value = total - tiles[at]
                 error = (tiles[at] - (total - of_value)) + (value - of_value)
@@ -74,9 +79,9 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
     return clear, body, fold
 
 
-def _by_lane(sums: Array) -> Array:
-    """This lane's sum of each group of 32."""
-    return sums[cuda_batch.simulated_lane()::WARP]
+def _by_lane(sums: Array, lane: int) -> Array:
+    """A lane's sum of each group of 32."""
+    return sums[lane::WARP]
 
 
 def tape_step(code: int, v: Array, base: int, uniform: Array, operands: Array, at: int, width: int, out: int,
@@ -90,3 +95,23 @@ def tape_step(code: int, v: Array, base: int, uniform: Array, operands: Array, a
             args.append(np.array([uniform[~place] if place < 0 else v[base + place * WARP]]))
         with np.errstate(all="ignore"):
             v[base + (out + k) * WARP] = vectorised(op)(*args)[0]
+
+
+def update_hole(code: UpdateCode) -> Callable[..., None]:
+    """`emit_training.UpdateCode.update` in Python."""
+    tape, dtype = code.tape, code.dtype
+
+    def update(row: Array, old: Array, new: Array, g: Any, j: int) -> None:
+        v = np.empty((tape.size, 1), dtype)
+        for place, scalar in code.scalars.items():
+            v[place] = row[scalar]
+        for place, argument in code.arguments.items():
+            v[place] = g if argument == GRADIENT else old[code.start_of(argument) + j]
+        for place, value in tape.constants.items():
+            v[place] = value
+        with np.errstate(all="ignore"):
+            for instruction in tape.instructions:
+                run_instruction(instruction, v)
+        for start, place in zip(code.starts, code.rows, strict=True):
+            new[start + j] = v[place, 0]
+    return update
