@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
@@ -62,9 +63,15 @@ class History(Sequence[Epoch]):
     def _all(self) -> list[Epoch]:
         waiting, self._waiting = self._waiting, []
         for losses, seconds in waiting:
-            for loss, taken in zip(losses.tolist(), seconds.tolist(), strict=True):
-                self._epochs.append(self.made(loss, taken))
+            speeds = self._examples / np.maximum(seconds, 1e-12)
+            numbers = itertools.count(len(self._epochs) + 1)
+            self._epochs += map(Epoch, numbers, losses.tolist(), seconds.tolist(), speeds.tolist())
         return self._epochs
+
+    def score(self, number: int) -> float:
+        """That of epoch `number`, counted from 1."""
+        known = len(self._epochs)
+        return self._epochs[number - 1].score if number <= known else float(self.losses[number - 1])
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
@@ -107,7 +114,7 @@ class FitResult:
     """
 
     params: Tree
-    history: Sequence[Epoch]
+    history: History
     steps: int
     epoch: int
     ended: str = ALL_EPOCHS
@@ -116,10 +123,8 @@ class FitResult:
     @property
     def losses(self) -> list[float]:
         """The mean loss of every epoch."""
-        if isinstance(self.history, History):
-            found: list[float] = self.history.losses.tolist()
-            return found
-        return [epoch.loss for epoch in self.history]
+        found: list[float] = self.history.losses.tolist()
+        return found
 
     @property
     def validation_losses(self) -> list[float]:
@@ -129,7 +134,7 @@ class FitResult:
     @property
     def score(self) -> float:
         """The validation loss of the parameters' epoch, without validation its loss; infinite before the first epoch."""
-        return self.history[self.epoch - 1].score if self.epoch else float("inf")
+        return self.history.score(self.epoch) if self.epoch else float("inf")
 
     @property
     def seconds(self) -> float:

@@ -55,19 +55,26 @@ def slices(count: int, batch_size: int | None, epochs: int, generator: np.random
 
     A slice has at most most[0] steps and, within a step's, `room` examples; with `by_epoch` none crosses an epoch's end.
     """
+    size = count if batch_size is None else batch_size
+    starts = [(first, min(size, count - first)) for first in range(0, count, size)]
     order: list[npt.NDArray[np.intp]] = []
     steps: list[tuple[int, int]] = []
     gathered = 0
     for _ in range(epochs):
         whole = None if batch_size is None else generator.permutation(count)
-        size = count if batch_size is None else batch_size
-        for first in range(0, count, size):
-            chosen = None if whole is None else whole[first:first + size]
-            steps.append((0, count) if chosen is None else (gathered, len(chosen)))
-            if chosen is not None:
-                order.append(chosen)
-                gathered += len(chosen)
-            if gathered >= room or len(steps) >= most[0] or (by_epoch and first + size >= count):
+        ahead, taken = 0, 0                                 # steps of the epoch that are in a slice, and their examples
+        while ahead < len(starts):
+            free = min(most[0] - len(steps), len(starts) if whole is None else -(-(room - gathered) // size))
+            part = starts[ahead:ahead + max(1, free)]
+            ahead += len(part)
+            if whole is None:
+                steps += part
+            else:
+                steps += [(gathered + first - taken, number) for first, number in part]
+                order.append(whole[taken:part[-1][0] + part[-1][1]])
+                gathered += len(order[-1])
+                taken += len(order[-1])
+            if gathered >= room or len(steps) >= most[0] or (by_epoch and ahead == len(starts)):
                 yield Slice(np.concatenate(order) if order else None, steps)
                 order, steps, gathered = [], [], 0
     if steps:

@@ -71,7 +71,7 @@ class SweepResult:
     @property
     def losses(self) -> npt.NDArray[np.float64]:
         """The mean loss of every epoch, a row a model; NaN where there was none."""
-        histories = [[] if m.result is None else m.result.losses for m in self.models]
+        histories = [np.zeros(0) if m.result is None else m.result.history.losses for m in self.models]
         table = np.full((len(histories), max(map(len, histories))), np.nan)
         for row, losses in zip(table, histories, strict=True):
             row[:len(losses)] = losses

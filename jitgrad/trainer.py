@@ -47,15 +47,15 @@ class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
     def __init__(self, optimizer: optim.Optimizer, params: Tree) -> None:
-        optim.adam().init(params)  # the check that every leaf is a floating-point number
-        leaves, spec = flatten(params)
-        for position, leaf in enumerate(leaves):
-            path = optim.leaf_path("params", spec, position)
-            check_finite(np.asarray(leaf), path, "Start from finite parameters.")
+        optim.check_parameters(params)
         self.optimizer, self.rule = optimizer, optimizer.rule
         self._layout = Raveled(params)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         vectors = self._layout.ravel(params)
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            leaves, spec = flatten(params)
+            for position, leaf in enumerate(leaves):
+                check_finite(np.asarray(leaf), optim.leaf_path("params", spec, position), "Start from finite parameters.")
         unraveled = self._layout.unravel(vectors)
         state = optimizer.init(vectors if optimizer.any_layout else unraveled)
         # Replaced as a whole: whoever is interrupted finds all of one moment.

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[..., None], Callable[..., None],
                                                                     Callable[..., None]]:
-    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`. shells: the module of the shell around them."""
+    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`. shells: the module of the shell around."""
     layout, plan = code.layout, code.plan
     tape, dtype = layout.tape, layout.dtype
 
@@ -63,9 +63,9 @@ def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[...
     def fold(acc: Array, tiles: Array, first: int) -> None:
         values = np.zeros(code.groups * WARP, dtype)
         values[:code.slots] = acc
-        sums = _by_lane(cuda_batch.simulated_warp_sum(values, plan.block, shells.cuda), lane()) if plan.private else acc.copy()
-        acc[:] = 0
         mine = lane()
+        sums = _by_lane(cuda_batch.simulated_warp_sum(values, plan.block, shells.cuda), mine) if plan.private else acc.copy()
+        acc[:] = 0
         with np.errstate(all="ignore"):
             for group, value in enumerate(sums):
                 at = first + group * WARP + mine
