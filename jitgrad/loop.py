@@ -18,17 +18,18 @@ import numpy.typing as npt
 
 from jitgrad import backends, debug
 from jitgrad.api import Transformed, jit
-from jitgrad.arguments import flatten, key
+from jitgrad.arguments import flatten
 from jitgrad.backends.work import Outcome, Work
 from jitgrad.batches import Batches
 from jitgrad.calls import Call
-from jitgrad.optim import Optimizer, Rule
+from jitgrad.optim import Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
     from jitgrad.backends.cuda_training import Training
     from jitgrad.backends.device_arrays import DeviceArray
     from jitgrad.backends.training import Model
+    from jitgrad.trainer import Trainer
 
 Tree = Any
 Array = npt.NDArray[Any]
@@ -200,20 +201,20 @@ class Loops:
         asked = backends.check_name(self.step.device)
         return asked.startswith("cuda") or (asked == "auto" and backends.cuda_problem() is None)
 
-    def of(self, optimizer: Optimizer, params: Tree, batches: Batches, batch_size: int | None,
-           models: int = 1) -> Loop | None:
+    def of(self, trainer: Trainer, batches: Batches, batch_size: int | None, models: int = 1) -> Loop | None:
         """The loop for such steps, or None where they are better made, or can only be made, one by one from Python.
 
         models: how many are trained beside this one, itself included; "auto" then looks at the work of all
         """
-        rule, size = optimizer.rule, batches.count if batch_size is None else batch_size
+        rule, size = trainer.rule, batches.count if batch_size is None else batch_size
         if rule is None or debug.nans_are_errors() or batches.batched_params:
             return None
         kind, origin = rule if rule.kind is None else rule.kind, batches.origin
-        asked = kind, size, models, key(*flatten(params))
+        asked = kind, size, models, trainer.layout
         with self._lock:
             known = self._known.setdefault(origin, {})
             if asked not in known:
+                params = trainer.now.params
                 call = self.step.prepare(params, *batches.first(size))
                 name = backends.resolve(self.step.device, models * size * len(call.program.graph.nodes))
                 found = kind, id(call.kernel), size, name

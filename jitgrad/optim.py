@@ -98,11 +98,11 @@ class State(NamedTuple):
 def elementwise(rule: Rule, description: str) -> Optimizer:
     """The optimizer of a rule."""
     def init(params: Tree) -> State:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         return State(0, tuple(_zeros(leaves, spec) for _ in range(rule.averages)))
 
     def update(grads: Tree, state: State, params: Tree) -> tuple[Tree, State]:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         gradients = _matching(grads, leaves, spec)
         averages = [spec.flatten_up_to(tree) for tree in state.averages]
         t = int(state.step) + 1
@@ -289,18 +289,13 @@ def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], list[Leaf]], optim
            description: str) -> Optimizer:
     """The optimizer with its gradients changed first: leaves of (grads, params) -> leaves of new grads."""
     def update(grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         new = change(_matching(grads, leaves, spec), leaves)
         return optimizer.update(unflatten(spec, new), state, params)
     return Optimizer(optimizer.init, update, description, any_layout=optimizer.any_layout)
 
 
-def check_parameters(params: Tree) -> None:
-    """Raise DtypeError, naming the leaf, unless all of params are real floating-point numbers."""
-    _parameters(params)
-
-
-def _parameters(params: Tree) -> tuple[list[Leaf], Structure]:
+def parameters(params: Tree) -> tuple[list[Leaf], Structure]:
     """The leaves and structure of params; DtypeError names a leaf that is not a real floating-point number."""
     leaves, spec = flatten(params)
     for position, leaf in enumerate(leaves):

@@ -32,38 +32,40 @@ Callback = Callable[[Epoch, Tree], bool | None]
 class Moment(NamedTuple):
     """Where a training stands; its arrays are never written to, so that a moment can be kept.
 
-    vectors: the parameters, one vector per dtype; state: the optimizer's; params: the parameters as views into vectors
+    vectors: the parameters, one vector per dtype; layout: how they lie in them; state: the optimizer's
     steps: updates made; loss: of the last one, None before it
     """
 
     vectors: tuple[Vector, ...]
+    layout: Raveled
     state: Any
-    params: Tree
     steps: int
     loss: float | None
+
+    @property
+    def params(self) -> Tree:
+        """The parameters as views into the vectors."""
+        return self.layout.unravel(self.vectors)
 
 
 class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
     def __init__(self, optimizer: optim.Optimizer, params: Tree) -> None:
-        optim.check_parameters(params)
-        self.optimizer, self.rule = optimizer, optimizer.rule
-        self._layout = Raveled(params)
+        leaves, spec = optim.parameters(params)
+        self.optimizer, self.rule, self.layout = optimizer, optimizer.rule, Raveled.of(leaves, spec)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
-        vectors = self._layout.ravel(params)
+        vectors = self.layout.pack(leaves)
         if not all(np.isfinite(vector).all() for vector in vectors):
-            leaves, spec = flatten(params)
             for position, leaf in enumerate(leaves):
                 check_finite(np.asarray(leaf), optim.leaf_path("params", spec, position), "Start from finite parameters.")
-        unraveled = self._layout.unravel(vectors)
-        state = optimizer.init(vectors if optimizer.any_layout else unraveled)
+        state = optimizer.init(vectors if optimizer.any_layout else self.layout.unravel(vectors))
         # Replaced as a whole: whoever is interrupted finds all of one moment.
-        self.now = Moment(vectors, state, unraveled, 0, None)
+        self.now = Moment(vectors, self.layout, state, 0, None)
 
     def copy(self, moment: Moment | None = None) -> Tree:
         """The parameters, now or then, sharing no memory with later updates or with the caller's tree."""
-        return self._layout.unravel([vector.copy() for vector in (moment or self.now).vectors])
+        return self.layout.unravel([vector.copy() for vector in (moment or self.now).vectors])
 
     def begin(self, params: Tree, state: Any, steps: int, loss: float | None) -> None:
         """Go on from here."""
@@ -71,8 +73,7 @@ class Trainer:
 
     def moment(self, params: Tree, state: Any, steps: int, loss: float | None) -> Moment:
         """These parameters as a moment."""
-        vectors = self._layout.ravel(params)
-        return Moment(vectors, state, self._layout.unravel(vectors), steps, loss)
+        return Moment(self.layout.ravel(params), self.layout, state, steps, loss)
 
     def numbers(self) -> tuple[Vector, list[Vector]]:
         """Parameters that lie in one vector, and the averages that the optimizer keeps of them."""
@@ -82,7 +83,7 @@ class Trainer:
         """Take over parameters and averages that were trained elsewhere."""
         vectors = (numbers[0].copy(),)
         state = optim.State(steps, tuple((average.copy(),) for average in numbers[1:]))
-        self.now = Moment(vectors, state, self._layout.unravel(vectors), steps, self.now.loss if loss is None else loss)
+        self.now = Moment(vectors, self.layout, state, steps, self.now.loss if loss is None else loss)
 
     def update(self, loss: float, grads: Tree, when: str) -> None:
         """Make a step."""
@@ -91,15 +92,15 @@ class Trainer:
         # A NaN or infinite gradient, and an overflowing step, both end as non-finite parameters: one check for both.
         with np.errstate(all="ignore"):
             if self.optimizer.any_layout:
-                vectors, state = self.optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
-                params = self._layout.unravel(vectors)
+                vectors, state = self.optimizer.update(self.layout.ravel(grads), self.now.state, self.now.vectors)
             else:
                 params, state = self.optimizer.update(grads, self.now.state, self.now.params)
-                vectors = self._layout.ravel(params)
+                vectors = self.layout.ravel(params)
         for vector in vectors:
             if not np.isfinite(vector).all():
-                raise self.diverged(f"{_first_non_finite(grads, params)} became NaN or infinite at {when}")
-        self.now = Moment(vectors, state, params, self.now.steps + 1, loss)
+                found = _first_non_finite(grads, self.layout.unravel(vectors))
+                raise self.diverged(f"{found} became NaN or infinite at {when}")
+        self.now = Moment(vectors, self.layout, state, self.now.steps + 1, loss)
 
     def diverged(self, happened: str) -> NonFiniteError:
         """The error of a training that cannot go on."""
@@ -145,7 +146,7 @@ class Training:
 
     def loop(self, models: int = 1) -> Loop | None:
         """What makes its steps, if not Python; see `Loops.of`."""
-        return self.loops.of(self.trainer.optimizer, self.trainer.now.params, self.batches, self.batch_size, models)
+        return self.loops.of(self.trainer, self.batches, self.batch_size, models)
 
     def resume(self, file: TrainingFile) -> None:
         """Go on from where the file's training stood."""
