@@ -185,6 +185,13 @@ def _others(call: Call, params: Tree, example: tuple[Tree, ...], parameters: int
     return call.pack(leaves)[0][parameters:]
 
 
+def update_call(rule: Rule, dtype: np.dtype[Any], device: str) -> Call:
+    """An optimizer's formula with the parameters as its examples."""
+    arrays, scalars = [np.zeros(1, dtype)] * (2 + rule.averages), list(np.array(rule.scalars(1), dtype))
+    formula = jit(rule.formula, in_axes=(*[0] * len(arrays), *[None] * len(scalars)), reduce=None, device=device)
+    return formula.prepare(*arrays, *scalars)
+
+
 class Loops:
     """The compiled loops of one objective: trainings that differ in numbers alone share them."""
 
@@ -243,12 +250,9 @@ class Loops:
         return OnGpu(call, Training(kernel, update, count, size, self.mean))
 
     def _update(self, rule: Rule, dtype: np.dtype[Any], device: str) -> Call:
-        """The optimizer's formula with the parameters as its examples."""
         kind = (rule if rule.kind is None else rule.kind, dtype, device)
         if kind not in self._updates:
-            arrays, scalars = [np.zeros(1, dtype)] * (2 + rule.averages), list(np.array(rule.scalars(1), dtype))
-            formula = jit(rule.formula, in_axes=(*[0] * len(arrays), *[None] * len(scalars)), reduce=None, device=device)
-            self._updates[kind] = formula.prepare(*arrays, *scalars)
+            self._updates[kind] = update_call(rule, dtype, device)
         return self._updates[kind]
 
     def rows(self, loop: Loop, params: Tree, batches: Batches) -> Any:

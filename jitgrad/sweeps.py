@@ -184,6 +184,7 @@ class _Start:
 
     def __init__(self, problem: Problem, data: tuple[Tree, ...]):
         self._problem, self._data = problem, data
+        self._whole: Batches | None = None
         self._batches: dict[Any, Batches] = {}
         self._splits: dict[Any, tuple[Batches, Evaluation]] = {}
         self._lock = threading.Lock()
@@ -192,8 +193,10 @@ class _Start:
         """(parameters, examples, what is measured) of a model."""
         params = params(seed) if callable(params) else params
         with self._lock:
+            if self._whole is None:
+                self._whole = self._problem.batches(params, self._data)
             if id(subset) not in self._batches:
-                whole = self._problem.batches(params, self._data)
+                whole = self._whole
                 self._batches[id(subset)] = whole if subset is None else whole.part(_indices(subset, whole.count))
             batches = self._batches[id(subset)]
             if self._problem.splits:                        # each model its own, and no longer than it is trained

@@ -128,7 +128,7 @@ class Queued:
         scalars = memory.upload(work.scalars[line.scalars].astype(dtype), device)
         shared, starts = numbers.part(0, (kernel.program.shared_size,)), [first for first, _ in work.steps]
         if work.order is not None:
-            places, starts = _aligned(work.order[line.order], work.steps)
+            places, starts = aligned(work.order[line.order], work.steps)
             batched = [cuda_copies.rows(source, memory.upload(places, device)) for source in batched]
         for start, (_, size) in zip(starts, work.steps, strict=True):
             rows = [array.reshaped((array.size,)).part(start * array.shape[1], (size, array.shape[1])) for array in batched]
@@ -139,7 +139,7 @@ class Queued:
         return made, why, memory.download(losses)
 
 
-def _aligned(order: Array, steps: Sequence[tuple[int, int]]) -> tuple[Array, list[int]]:
+def aligned(order: Array, steps: Sequence[tuple[int, int]]) -> tuple[Array, list[int]]:
     """(which example lies where, where each step's begin), each step at a multiple of ALIGNED."""
     sizes = np.array([size for _, size in steps])
     ends = np.cumsum(-(-sizes // ALIGNED) * ALIGNED)
