@@ -185,11 +185,20 @@ def _others(call: Call, params: Tree, example: tuple[Tree, ...], parameters: int
     return call.pack(leaves)[0][parameters:]
 
 
+_updates: dict[Any, Call] = {}
+
+
 def update_call(rule: Rule, dtype: np.dtype[Any], device: str) -> Call:
-    """An optimizer's formula with the parameters as its examples."""
+    """An optimizer's formula with the parameters as its examples; made once for each kind of rule."""
+    kind = rule.kind, dtype, device
+    if rule.kind is not None and kind in _updates:
+        return _updates[kind]
     arrays, scalars = [np.zeros(1, dtype)] * (2 + rule.averages), list(np.array(rule.scalars(1), dtype))
     formula = jit(rule.formula, in_axes=(*[0] * len(arrays), *[None] * len(scalars)), reduce=None, device=device)
-    return formula.prepare(*arrays, *scalars)
+    made = formula.prepare(*arrays, *scalars)
+    if rule.kind is not None:
+        _updates[kind] = made
+    return made
 
 
 class Loops:
@@ -199,7 +208,6 @@ class Loops:
         self.step, self.mean = step, mean
         self._known: weakref.WeakKeyDictionary[Batches, dict[Any, Loop | None]] = weakref.WeakKeyDictionary()
         self._found: dict[Any, Loop | None] = {}
-        self._updates: dict[Any, Call] = {}
         self._rows: weakref.WeakKeyDictionary[Batches, dict[Any, Any]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
@@ -239,21 +247,15 @@ class Loops:
             return None
         if on_gpu:
             return self._on_gpu(rule, call, sum(int(np.size(leaf)) for leaf in leaves), size, name)
-        return Compiled(call, self._update(rule, program.dtype, "cpu").kernel, self.mean)  # type: ignore[arg-type]
+        return Compiled(call, update_call(rule, program.dtype, "cpu").kernel, self.mean)  # type: ignore[arg-type]
 
     def _on_gpu(self, rule: Rule, call: Call, count: int, size: int, name: str) -> Loop:
         from jitgrad.backends.cuda import CudaKernel
         from jitgrad.backends.cuda_training import Training
         kernel = call.recorded.kernels.setdefault(name, backends.kernel(call.program, name))
         assert isinstance(kernel, CudaKernel)
-        update = self._update(rule, call.program.dtype, "interpret").program
+        update = update_call(rule, call.program.dtype, "interpret").program
         return OnGpu(call, Training(kernel, update, count, size, self.mean))
-
-    def _update(self, rule: Rule, dtype: np.dtype[Any], device: str) -> Call:
-        kind = (rule if rule.kind is None else rule.kind, dtype, device)
-        if kind not in self._updates:
-            self._updates[kind] = update_call(rule, dtype, device)
-        return self._updates[kind]
 
     def rows(self, loop: Loop, params: Tree, batches: Batches) -> Any:
         """All examples, as the loop reads them."""

@@ -63,7 +63,7 @@ class Rule:
         """The scalars of `steps` steps from number `first` on, a row each."""
         if self.table is not None:
             return self.table(first, steps)
-        return np.array([self.scalars(t) for t in range(first, first + steps)], np.float64).reshape(steps, -1)
+        return np.array([self.scalars(t) for t in range(first, first + steps)], np.float64)
 
 
 @dataclass(frozen=True)

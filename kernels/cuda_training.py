@@ -108,9 +108,10 @@ def training_shell(clear: Any, body: Any, fold: Any, update: Any, real: Any, slo
                     total = together
                 if compensated and total - total == 0:         # the rounding error of an infinite sum is NaN
                     total += error
-                sums[c] = total / real(size) if mean else total
+                sums[c] = total
             cuda.syncthreads()
-            loss = sums[places[1]]
+            divisor = real(size) if mean else real(1)
+            loss = sums[places[1]] / divisor
             if thread == 0:
                 losses[slot, made] = loss
             if sums[places[0]] != 0:
@@ -120,7 +121,7 @@ def training_shell(clear: Any, body: Any, fold: Any, update: Any, real: Any, slo
             else:
                 wrong = 0
                 for j in range(thread, count, block):
-                    update(row, old, new, sums[places[2 + j]], j)
+                    update(row, old, new, sums[places[2 + j]] / divisor, j)
                     if new[j] - new[j] != 0:
                         wrong = 1
                 if cuda.syncthreads_or(wrong):

@@ -184,6 +184,8 @@ def main() -> None:
     for optimizer in (optim.sgd(0.05), optim.adamw(optim.cosine(0.05, steps=2)),
                       optim.penalised(optim.sgd(0.02, momentum=0.9, nesterov=True), l1=0.1, l2=0.05)):
         check_against_the_cpu("Resident", curve, np.float64, 9, optimizer=optimizer, reduce="sum")
+    fixed = optim.elementwise(optim.Rule(lambda p, g: (p - 0.05 * g,), 0, lambda t: ()), "no scalars")
+    check_against_the_cpu("Resident", curve, np.float32, 9, optimizer=fixed)
     # Three trips of a block of two warps, folded twice.
     schedule.TRAINING_BLOCK, block = 64, schedule.TRAINING_BLOCK
     cuda_batch.FOLD, fold = 2, cuda_batch.FOLD

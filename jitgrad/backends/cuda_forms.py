@@ -13,6 +13,7 @@ from numba import from_dtype, types
 
 from jitgrad.backends import cuda_copies
 from jitgrad.backends import cuda_memory as memory
+from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
@@ -67,6 +68,9 @@ class Fused:
 
     @cached_property
     def kernel(self) -> Any:
+        return once(self._kernel, "fused", identity(self.layout), self.plan, cuda_batch.FOLD)
+
+    def _kernel(self) -> Any:
         code, plan, layout = self.code, self.plan, self.layout
         if SIMULATED:
             from jitgrad.backends.cuda_simulator import fused_holes

@@ -18,6 +18,7 @@ from numba import from_dtype, types
 from jitgrad.backends import cuda_copies
 from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends.cuda import CudaKernel, ptx_of
+from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.cuda_copies import launch
 from jitgrad.backends.cuda_forms import INT, address, hole
 from jitgrad.backends.device_arrays import DeviceArray
@@ -26,7 +27,7 @@ from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import FusedCode
 from jitgrad.compiler.emit_training import TrainingLayout, UpdateCode
 from jitgrad.compiler.program import Program
-from jitgrad.kernels import cuda_training
+from jitgrad.kernels import cuda_batch, cuda_training
 from jitgrad.kernels.cuda_batch import SIMULATED, WARP
 
 Array = npt.NDArray[Any]
@@ -57,6 +58,10 @@ class Resident:
     @cached_property
     def shell(self) -> Any:
         """The kernel."""
+        return once(self._shell, "training", identity(self.layout), self._update.identity, self._plan, self._stride,
+                    self._mean, cuda_batch.FOLD)
+
+    def _shell(self) -> Any:
         code, plan, update = self._code, self._plan, self._update
         if SIMULATED:
             from jitgrad.backends.cuda_simulator import fused_holes
@@ -97,6 +102,9 @@ class Queued:
     @cached_property
     def shell(self) -> Any:
         """The kernel that ends a step."""
+        return once(self._shell, "step", self._update.identity, self._stride, self._mean)
+
+    def _shell(self) -> Any:
         update = self._update
         return cuda_training.step_shell(_update_hole(update), from_dtype(update.dtype), update.count, self._stride,
                                         STEP_BLOCK, self._mean)
@@ -186,5 +194,7 @@ class Training:
 
     def run(self, models: DeviceArray, batched: Sequence[DeviceArray], work: Work) -> Outcome:
         """Make the steps; what a line's failing step would have changed is as before it."""
+        if not work.scalars.shape[2]:                       # arrays on the device have elements
+            work = work._replace(scalars=np.zeros((*work.scalars.shape[:2], 1)))
         with self.kernel.running(max(size for _, size in work.steps)):
             return self.steps.run(models, batched, work)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from llvmlite import ir
 
 from jitgrad.compiler.emit import FLOAT, I64, Emitter, emit_rows
 from jitgrad.compiler.emit_cuda import Layout
+from jitgrad.compiler.identity import of_program
 from jitgrad.compiler.program import Program
 
 GRADIENT = 1                       # which argument of an optimizer's formula the gradient is
@@ -31,6 +34,7 @@ class UpdateCode:
 
     def __init__(self, program: Program, count: int, room: int):
         self.tape, self.dtype, self.count, self.room = program.rolled[0], program.dtype, count, room
+        self._program = program
         self.rows = [int(row) for rows in program.example_outputs for row in rows]
         self.kept, self.width = len(self.rows), program.shared_size
         self.starts = [0, *(room + k * count for k in range(self.kept - 1))]
@@ -38,6 +42,11 @@ class UpdateCode:
         leaves = [program.leaf_of(slot)[0] for slot in self.tape.inputs]
         self.scalars = {row: program.shared_offset[leaf.first] for row, leaf in enumerate(leaves) if leaf.shared}
         self.arguments = {row: number[leaf.first] for row, leaf in enumerate(leaves) if not leaf.shared}
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for updates that are computed by the same code."""
+        return f"{of_program(self._program)} {self.arguments} {self.count} {self.room}"
 
     def start_of(self, argument: int) -> int:
         """Where argument number 0, 2, 3, … of parameter 0 lies among the numbers."""
