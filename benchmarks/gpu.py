@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.case import ROOT
 from benchmarks.gpu_checks import families, family, table_of_operations
-from benchmarks.gpu_kernels import call_cost, elementwise, measure, network, softmax, training
+from benchmarks.gpu_kernels import call_cost, elementwise, measure, network, softmax
 from benchmarks.gpu_report import Record, Report, copy_bandwidth, describe, float32_rate, transfers
+from benchmarks.gpu_training import large_batch, many_models, one_model
 from benchmarks.models import mlp
 from benchmarks.tables import figure_text, table
 
@@ -53,7 +54,8 @@ def everything(report: Report) -> Record:
     for sizes in networks_:
         report.attempt("-".join(map(str, sizes)), lambda sizes=sizes: measure(report, lambda: network(report, sizes)))
     report.attempt("softmax", lambda: measure(report, lambda: softmax(report)))
-    report.attempt("training", lambda: training(report))
+    for name, training in (("training", one_model), ("many models", many_models), ("a large batch", large_batch)):
+        report.attempt(name, lambda training=training: training(report))
     report.record["seconds"] = round(time.perf_counter() - began)
     return report.record
 

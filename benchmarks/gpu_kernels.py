@@ -1,20 +1,17 @@
-"""How fast a GPU's kernels are beside their floors, JAX and PyTorch; what a call costs; training."""
+"""How fast a GPU's kernels are beside their floors, JAX and PyTorch; what a call costs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Array
 from benchmarks.gpu_report import Record, Report, Run, device_seconds, distance, flat, host, upload, wait, wall_seconds
 from benchmarks.machine import digits
 from benchmarks.models import mlp
 from benchmarks.peers import absent, done
-from benchmarks.tables import figure_text
 
 
 @dataclass(frozen=True)
@@ -166,66 +163,3 @@ def call_cost(report: Report) -> str:
              "host arrays": wall_seconds(report, lambda: step(w, x), wait)}
     report.record["costs"] |= {f"a call with {k}": digits(v) for k, v in found.items()}
     return ", ".join(f"{k} {v * 1e6:.0f} µs" for k, v in found.items())
-
-
-# Training.
-
-def training(report: Report) -> str:
-    """Adam on the two moons' network, all examples in every step: fit on the device, and a jitted JAX loop and scan."""
-    import jitgrad as jg
-    from jitgrad import optim
-    n, steps = report.sizes.moons, report.sizes.steps
-    params, (x, y) = mlp.parameters(mlp.SMALL), mlp.data(mlp.SMALL, n)
-
-    def objective(p: Any, x: Any, y: Any) -> Any:
-        x = jg.relu(p["W1"] @ x + p["b1"])
-        x = jg.relu(p["W2"] @ x + p["b2"])
-        return jg.losses.hinge((p["W3"] @ x + p["b3"])[0], y)
-
-    def fit() -> Any:
-        return jg.fit(objective, params, (x, y), optimizer=optim.adam(1e-2), epochs=steps, device="cuda", progress=False)
-    fit()
-    start = time.perf_counter()
-    fit()
-    ours = time.perf_counter() - start
-    entry: Record = {"name": f"{n} examples, {steps:,} Adam steps", "jitgrad fit": digits(ours)}
-    report.record["training"].append(entry)
-    if absent("JAX") is None:
-        for how, seconds in _jax_training(params, x, y, steps).items():
-            entry[f"JAX {how}"] = digits(seconds)
-    return ", ".join(f"{k} {figure_text(v, 's')}" for k, v in entry.items() if k != "name")
-
-
-def _jax_training(params: dict[str, Array], x: Array, y: Array, steps: int) -> dict[str, float]:
-    import jax
-    import jax.numpy as jnp
-
-    def loss(p: Any) -> Any:
-        h = jax.nn.relu(x @ p["W1"].T + p["b1"])
-        h = jax.nn.relu(h @ p["W2"].T + p["b2"])
-        return jnp.mean(jax.nn.relu(1 - y * (h @ p["W3"].T + p["b3"])[:, 0]))
-
-    def adam(state: Any, _: Any) -> Any:
-        p, m, v, k = state
-        g = jax.grad(loss)(p)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        p = jax.tree.map(lambda p, m, v: p - 1e-2 * (m / (1 - 0.9**k)) / (jnp.sqrt(v / (1 - 0.999**k)) + 1e-8), p, m, v)
-        return (p, m, v, k + 1), None
-    zeros = {name: jnp.zeros_like(p) for name, p in params.items()}
-    begin = ({name: jnp.asarray(p) for name, p in params.items()}, zeros, zeros, jnp.float32(1))
-    step = jax.jit(lambda state: adam(state, None)[0])
-    scan = jax.jit(lambda state: jax.lax.scan(adam, state, length=steps)[0])
-
-    def loop() -> Any:
-        state = begin
-        for _ in range(steps):
-            state = step(state)
-        return done(state)
-    found = {}
-    for how, run in (("loop", loop), ("scan", lambda: done(scan(begin)))):
-        run()
-        start = time.perf_counter()
-        run()
-        found[how] = time.perf_counter() - start
-    return found

@@ -40,11 +40,13 @@ class Sizes:
     copied: int = 1 << 31                          # bytes
     steps: int = 1_000
     moons: int = 100
+    models: int = 4_096
+    batch_steps: int = 100
     rounds: int = 5
     calls: int = 10
 
 
-TINY = Sizes(300, 100, 9, 5, 40, (33,), 16, 1 << 12, 2, 8, 1, 1)
+TINY = Sizes(300, 100, 9, 5, 40, (33,), 16, 1 << 12, 2, 8, 2, 1, 1, 1)
 
 
 class Report:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,26 +91,36 @@ class Batches(Examples):
         return list(self._axes)
 
     def part(self, examples: npt.NDArray[np.intp]) -> Batches:
-        """Copies of these examples, at least one."""
-        made = copy.copy(self)
-        made._arrays, made.count = self._chosen(examples), len(examples)
-        return made
+        """These examples, at least one; they are copied when they are first asked for."""
+        return _Part(self, examples)
+
+    @property
+    def origin(self) -> Batches:
+        """The examples of which these are a part, at last."""
+        return self
+
+    @property
+    def examples(self) -> npt.NDArray[np.intp]:
+        """Which of the origin's examples these are."""
+        return np.arange(self.count)
 
     def joined(self, others: Batches) -> Batches:
         """The same examples with more arguments. Raises ShapeError unless there are as many."""
         if others.count != self.count:
             raise ShapeError(explain(f"{others._name} has {others.count} examples, and {self._name} {self.count}.", None,
                                      "It needs an entry for each example."))
-        made = copy.copy(self)
-        made._arrays, made._axes = [*self._arrays, *others._arrays], (*self._axes, *others._axes)
-        _, made._spec = flatten((*self.whole(), *others.whole()))
-        return made
+        return self._of([*self._arrays, *others._arrays], (*self._axes, *others._axes), (*self.whole(), *others.whole()))
 
     def apart(self) -> Batches:
         """The same examples without the last argument."""
-        made = copy.copy(self)
-        made._arrays, made._axes = self._arrays[:-1], self._axes[:-1]
-        _, made._spec = flatten(self.whole()[:-1])
+        return self._of(self._arrays[:-1], self._axes[:-1], self.whole()[:-1])
+
+    def _of(self, arrays: list[Array], axes: Any, data: tuple[Tree, ...]) -> Batches:
+        """Other arguments of these examples."""
+        made = Batches.__new__(Batches)
+        made.__dict__.update(self.__dict__)
+        made._arrays, made._axes = arrays, axes
+        _, made._spec = flatten(data)
         return made
 
     def kinds(self) -> list[tuple[str, list[int]]]:
@@ -158,6 +168,26 @@ class Batches(Examples):
     def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)
         return data
+
+
+class _Part(Batches):
+    """Some of other examples."""
+
+    def __init__(self, whole: Batches, examples: npt.NDArray[np.intp]):
+        self.__dict__.update({name: value for name, value in whole.__dict__.items() if name != "_arrays"})
+        self._whole, self._numbers, self.count = whole, examples, len(examples)
+
+    @cached_property
+    def _arrays(self) -> list[Array]:  # type: ignore[override]
+        return self._whole._chosen(self._numbers)
+
+    @property
+    def origin(self) -> Batches:
+        return self._whole.origin
+
+    @property
+    def examples(self) -> npt.NDArray[np.intp]:
+        return self._whole.examples[self._numbers]
 
 
 class Noise:

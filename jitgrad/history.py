@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
 
 Tree = Any
 
@@ -36,6 +40,66 @@ class Epoch(NamedTuple):
         return self.loss if self.validation_loss is None else self.validation_loss
 
 
+class History(Sequence[Epoch]):
+    """Epochs of `examples` each in their order; those that came many at a time are made when somebody looks at them."""
+
+    def __init__(self, examples: int):
+        self._examples = examples
+        self._epochs: list[Epoch] = []
+        self._waiting: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+
+    def made(self, loss: float, seconds: float) -> Epoch:
+        """The next epoch."""
+        return Epoch(len(self) + 1, loss, seconds, self._examples / max(seconds, 1e-12))
+
+    def append(self, epoch: Epoch) -> None:
+        """Enter one epoch."""
+        self._all().append(epoch)
+
+    def extend(self, losses: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> None:
+        """Enter the next epochs of a training of which nothing else is measured."""
+        self._waiting.append((losses, seconds))
+
+    def _all(self) -> list[Epoch]:
+        waiting, self._waiting = self._waiting, []
+        for losses, seconds in waiting:
+            speeds = self._examples / np.maximum(seconds, 1e-12)
+            numbers = itertools.count(len(self._epochs) + 1)
+            self._epochs += map(Epoch, numbers, losses.tolist(), seconds.tolist(), speeds.tolist())
+        return self._epochs
+
+    def score(self, number: int) -> float:
+        """That of epoch `number`, counted from 1."""
+        known = len(self._epochs)
+        return self._epochs[number - 1].score if number <= known else float(self.losses[number - 1])
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The mean loss of every epoch."""
+        return np.concatenate([np.array([epoch.loss for epoch in self._epochs]), *(losses for losses, _ in self._waiting)])
+
+    def __len__(self) -> int:
+        return len(self._epochs) + sum(len(losses) for losses, _ in self._waiting)
+
+    @overload
+    def __getitem__(self, index: int) -> Epoch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Epoch]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A finished training.
@@ -50,7 +114,7 @@ class FitResult:
     """
 
     params: Tree
-    history: tuple[Epoch, ...]
+    history: History
     steps: int
     epoch: int
     ended: str = ALL_EPOCHS
@@ -59,7 +123,8 @@ class FitResult:
     @property
     def losses(self) -> list[float]:
         """The mean loss of every epoch."""
-        return [epoch.loss for epoch in self.history]
+        found: list[float] = self.history.losses.tolist()
+        return found
 
     @property
     def validation_losses(self) -> list[float]:
@@ -69,7 +134,7 @@ class FitResult:
     @property
     def score(self) -> float:
         """The validation loss of the parameters' epoch, without validation its loss; infinite before the first epoch."""
-        return self.history[self.epoch - 1].score if self.epoch else float("inf")
+        return self.history.score(self.epoch) if self.epoch else float("inf")
 
     @property
     def seconds(self) -> float:

@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.errors import ArgumentError, DtypeError, ShapeError, explain
@@ -36,6 +38,7 @@ Tree = Any  # a pytree: its structure is the user's, so no narrower type is true
 Leaf = Any  # np.ndarray, np.floating or float
 Structure = Any  # optree's PyTreeSpec
 Rate = float | Callable[[int], float]
+Table = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,21 @@ class Rule:
     averages: how many numbers an element keeps beside itself, all zero at first
     scalars: t -> the numbers that all elements share in step t, counted from 1
     kind: equal for rules whose formulas are the same, so that they are compiled once; None: equal to no other
+    table: (t, steps) -> the same numbers of steps t, t + 1, …, (steps, count) float64 and to the last bit, where that is
+        faster than one by one
     """
 
     formula: Callable[..., tuple[Any, ...]]
     averages: int
     scalars: Callable[[int], tuple[float, ...]]
     kind: Hashable = None
+    table: Callable[[int, int], Table] | None = None
+
+    def rows(self, first: int, steps: int) -> Table:
+        """The scalars of `steps` steps from number `first` on, a row each."""
+        if self.table is not None:
+            return self.table(first, steps)
+        return np.array([self.scalars(t) for t in range(first, first + steps)], np.float64)
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,11 @@ class State(NamedTuple):
 def elementwise(rule: Rule, description: str) -> Optimizer:
     """The optimizer of a rule."""
     def init(params: Tree) -> State:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         return State(0, tuple(_zeros(leaves, spec) for _ in range(rule.averages)))
 
     def update(grads: Tree, state: State, params: Tree) -> tuple[Tree, State]:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         gradients = _matching(grads, leaves, spec)
         averages = [spec.flatten_up_to(tree) for tree in state.averages]
         t = int(state.step) + 1
@@ -133,8 +145,10 @@ def sgd(
         v = factor * velocity[0] + g
         return p - rate * (g + factor * v if nesterov else v), v
 
+    def table(t: int, steps: int) -> Table:
+        return _columns(_rates(learning_rate, rate_of, t, steps), momentum, weight_decay)
     rule = Rule(formula, 1 if momentum else 0, lambda t: (rate_of(t), momentum, weight_decay),
-                ("sgd", momentum > 0, nesterov, weight_decay > 0))
+                ("sgd", momentum > 0, nesterov, weight_decay > 0), table)
     return elementwise(rule, f"sgd({describe(learning_rate)}, momentum={momentum!r}, nesterov={nesterov!r}, "
                              f"weight_decay={weight_decay!r})")
 
@@ -185,7 +199,30 @@ def _adam(
     def scalars(t: int) -> tuple[float, ...]:
         correction, rate = math.sqrt(1.0 - b2**t), rate_of(t)
         return (b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, rate * correction / (1.0 - b1**t), 1.0 - rate * weight_decay)
-    return elementwise(Rule(formula, 2, scalars, ("adam", weight_decay > 0)), description)
+
+    def table(t: int, steps: int) -> Table:
+        (correction, first), rates = _corrections(b1, b2, t, steps), _rates(learning_rate, rate_of, t, steps)
+        return _columns(b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, rates * correction / first,
+                        1.0 - rates * weight_decay)
+    return elementwise(Rule(formula, 2, scalars, ("adam", weight_decay > 0), table), description)
+
+
+def _rates(learning_rate: Rate, rate_of: Callable[[int], float], t: int, steps: int) -> Table:
+    """The rates of steps t, t + 1, …; a number needs no asking."""
+    if not callable(learning_rate):
+        return np.full(steps, float(learning_rate))
+    return np.array([rate_of(k) for k in range(t, t + steps)], np.float64)
+
+
+@lru_cache(64)
+def _corrections(b1: float, b2: float, t: int, steps: int) -> tuple[Table, Table]:
+    """sqrt(1 - b2**t) and 1 - b1**t of steps t, t + 1, …; Python's power, of which NumPy's may differ in the last bit."""
+    numbers = range(t, t + steps)
+    return np.array([math.sqrt(1.0 - b2**k) for k in numbers]), np.array([1.0 - b1**k for k in numbers])
+
+
+def _columns(*columns: Any) -> Table:
+    return np.stack(np.broadcast_arrays(*columns), axis=1)
 
 
 def penalised(optimizer: Optimizer, l1: float = 0.0, l2: float = 0.0) -> Optimizer:
@@ -220,7 +257,10 @@ def penalised(optimizer: Optimizer, l1: float = 0.0, l2: float = 0.0) -> Optimiz
         *rest, slope, twice = rest  # type: ignore[assignment]
         return known.formula(p, steeper(p, g, slope, twice), *rest)
     kind = None if known.kind is None else ("penalised", known.kind, l1 > 0, l2 > 0)
-    return elementwise(Rule(formula, known.averages, lambda t: (*known.scalars(t), l1, 2.0 * l2), kind), description)
+
+    def table(t: int, steps: int) -> Table:
+        return np.concatenate([known.rows(t, steps), np.full((steps, 2), (l1, 2.0 * l2))], axis=1)
+    return elementwise(Rule(formula, known.averages, lambda t: (*known.scalars(t), l1, 2.0 * l2), kind, table), description)
 
 
 def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
@@ -249,13 +289,13 @@ def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], list[Leaf]], optim
            description: str) -> Optimizer:
     """The optimizer with its gradients changed first: leaves of (grads, params) -> leaves of new grads."""
     def update(grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        leaves, spec = _parameters(params)
+        leaves, spec = parameters(params)
         new = change(_matching(grads, leaves, spec), leaves)
         return optimizer.update(unflatten(spec, new), state, params)
     return Optimizer(optimizer.init, update, description, any_layout=optimizer.any_layout)
 
 
-def _parameters(params: Tree) -> tuple[list[Leaf], Structure]:
+def parameters(params: Tree) -> tuple[list[Leaf], Structure]:
     """The leaves and structure of params; DtypeError names a leaf that is not a real floating-point number."""
     leaves, spec = flatten(params)
     for position, leaf in enumerate(leaves):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,23 +30,31 @@ class _Slot(NamedTuple):
 class Raveled:
     """The layout of one tree of parameters: `ravel` packs such a tree into vectors, `unravel` takes them apart.
 
-    tree: a pytree of floating-point NumPy arrays, NumPy scalars and Python floats
+    A tree has floating-point NumPy arrays, NumPy scalars and Python floats. Trees of one kind share a layout.
     """
 
-    def __init__(self, tree: Tree) -> None:
-        leaves, self._spec = flatten(tree)
-        self._leaf_count = len(leaves)
+    def __init__(self, spec: Any, kinds: Sequence[tuple[str, tuple[int, ...] | None]]) -> None:
+        self._spec, self._leaf_count = spec, len(kinds)
         self._slots: dict[str, list[_Slot]] = {}  # vector's dtype, or _WEAK -> what lies in it
-        for position, leaf in enumerate(leaves):
-            slots = self._slots.setdefault(_WEAK if type(leaf) is float else leaf.dtype.str, [])
+        for position, (kind, shape) in enumerate(kinds):
+            slots = self._slots.setdefault(kind, [])
             start = slots[-1].stop if slots else 0
-            shape = leaf.shape if isinstance(leaf, np.ndarray) else None
-            slots.append(_Slot(position, start, start + int(np.size(leaf)), shape))
+            slots.append(_Slot(position, start, start + math.prod(shape or ()), shape))
         self._dtypes = [np.dtype(np.float64 if key == _WEAK else key) for key in self._slots]
+
+    @staticmethod
+    def of(leaves: Sequence[Any], spec: Any) -> Raveled:
+        """The layout of a tree with these leaves."""
+        kinds = [(_WEAK, None) if type(leaf) is float else
+                 (leaf.dtype.str, leaf.shape if isinstance(leaf, np.ndarray) else None) for leaf in leaves]
+        return _layout(spec, tuple(kinds))
 
     def ravel(self, tree: Tree) -> tuple[Vector, ...]:
         """Fresh vectors, one per dtype, holding the leaves of `tree` one after the other; nothing is shared with it."""
-        leaves, _ = flatten(tree)
+        return self.pack(flatten(tree)[0])
+
+    def pack(self, leaves: Sequence[Any]) -> tuple[Vector, ...]:
+        """The same of a tree's leaves."""
         return tuple(
             np.concatenate([leaves[slot.position] for slot in slots], axis=None, dtype=dtype)
             for slots, dtype in zip(self._slots.values(), self._dtypes, strict=True)
@@ -61,3 +71,8 @@ class Raveled:
             for position, start, stop, shape in slots:
                 leaves[position] = vector[start] if shape is None else vector[start:stop].reshape(shape)
         return unflatten(self._spec, leaves)
+
+
+@lru_cache(256)
+def _layout(spec: Any, kinds: tuple[tuple[str, tuple[int, ...] | None], ...]) -> Raveled:
+    return Raveled(spec, kinds)

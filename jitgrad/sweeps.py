@@ -1,10 +1,10 @@
-"""`sweep`: many small models at once, one for each combination of settings, side by side on all cores."""
+"""`sweep`: many small models at once, one for each combination of settings: on all cores, or on a GPU in one launch."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +13,18 @@ import numpy.typing as npt
 
 from jitgrad import optim
 from jitgrad.backends import threads
+from jitgrad.batches import Batches
 from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.examples import Examples
 from jitgrad.history import FitResult
+from jitgrad.loop import OnGpu
 from jitgrad.metrics import Metric
 from jitgrad.problem import Data, Draw, Evaluation, Problem
-from jitgrad.progress import progress_bar
-from jitgrad.train import Settings, train_one
+from jitgrad.progress import Progress, progress_bar
+from jitgrad.settings import Settings
+from jitgrad.together import together
+from jitgrad.train import train_one
+from jitgrad.trainer import Training
 
 Tree = Any
 
@@ -67,7 +72,7 @@ class SweepResult:
     @property
     def losses(self) -> npt.NDArray[np.float64]:
         """The mean loss of every epoch, a row a model; NaN where there was none."""
-        histories = [[] if m.result is None else m.result.losses for m in self.models]
+        histories = [np.zeros(0) if m.result is None else m.result.history.losses for m in self.models]
         table = np.full((len(histories), max(map(len, histories))), np.nan)
         for row, losses in zip(table, histories, strict=True):
             row[:len(losses)] = losses
@@ -104,34 +109,76 @@ def sweep(objective: Callable[..., Any], params: Tree, data: Data, *, grid: Mapp
     problem = Problem(objective, in_axes=in_axes, reduce=reduce, device=device, sample_weight=sample_weight,
                       class_weight=class_weight, validation=validation, metrics=metrics, noise=noise)
     start = _Start(problem, data)
-    models: list[Model | None] = [None] * len(chosen)
-    numbers, stop = iter(range(len(chosen))), threading.Event()
 
+    def training(k: int) -> Training:
+        settings = {**fixed, **chosen[k]}
+        how = Settings(**{name: value for name, value in settings.items() if name not in ("params", "subset")}).checked()
+        own, batches, evaluation = start.of(settings["params"], settings["subset"], how.seed)
+        return Training(problem, own, batches, how, evaluation)
     with progress_bar(progress, len(chosen), 1) as bar:
-        def work() -> None:
-            for k in numbers:                               # a range's iterator may be shared by threads
-                if stop.is_set():
-                    return
-                settings = {**fixed, **chosen[k]}
-                how = Settings(**{name: value for name, value in settings.items() if name not in ("params", "subset")})
-                how = how.checked()
-                own, batches, evaluation = start.of(settings["params"], settings["subset"], how.seed)
-                try:
-                    result = train_one(problem, own, batches, how, evaluation)
-                except NonFiniteError as error:
-                    models[k] = Model(chosen[k], None, error)
-                except BaseException:
-                    stop.set()
-                    raise
-                else:
-                    models[k] = Model(chosen[k], result, None)
-                if threading.current_thread() is main:
-                    bar.advance(min((m.loss for m in models if m is not None), default=float("nan")),
-                                sum(m is not None for m in models) - shown[0])
-                    shown[0] = sum(m is not None for m in models)
-        main, shown = threading.current_thread(), [0]
-        threads.together([work] * min(threads.cores(), len(chosen)))
-    return SweepResult(tuple(model for model in models if model is not None))
+        found = _Found(len(chosen), bar)
+        if problem.loops.may_use_gpu():
+            _side_by_side([training(k) for k in range(len(chosen))], found)
+        else:
+            _on_all_cores(range(len(chosen)), training, found)
+    return SweepResult(tuple(Model(settings, *end) for settings, end in zip(chosen, found.ends, strict=True)))
+
+
+class _Found:
+    """How the trainings of a sweep have ended: (result, error) each; the bar shows the lowest loss."""
+
+    def __init__(self, count: int, bar: Progress):
+        self.ends: list[tuple[FitResult | None, NonFiniteError | None]] = [(None, None)] * count
+        self._bar, self._lowest, self._untold, self._main = bar, float("inf"), 0, threading.current_thread()
+
+    def enter(self, k: int, result: Callable[[], FitResult]) -> None:
+        """Training k has ended; its result is asked for, or its error."""
+        try:
+            self.ends[k] = result(), None
+        except NonFiniteError as error:
+            self.ends[k] = None, error
+        one, _ = self.ends[k]
+        self._lowest = min(self._lowest, float("inf") if one is None else one.score)
+        self._untold += 1
+        if threading.current_thread() is self._main:
+            self._bar.advance(self._lowest, self._untold)
+            self._untold = 0
+
+
+def _on_all_cores(numbers: Iterable[int], training: Callable[[int], Training], found: _Found) -> None:
+    """Each training by itself, on as many cores as there are."""
+    waiting, stop = iter(numbers), threading.Event()
+
+    def work() -> None:
+        for k in waiting:                                   # a range's iterator may be shared by threads
+            if stop.is_set():
+                return
+            try:
+                one = training(k)
+                found.enter(k, lambda one=one: train_one(one))  # type: ignore[misc]
+            except BaseException:
+                stop.set()
+                raise
+    threads.together([work] * min(threads.cores(), len(found.ends)))
+
+
+def _side_by_side(trainings: Sequence[Training], found: _Found) -> None:
+    """Trainings of one kind in one launch of the GPU's; what has no loop there by itself."""
+    alone: list[int] = []
+    kinds: dict[Any, tuple[OnGpu, list[int]]] = {}
+    for k, one in enumerate(trainings):
+        loop = one.loop(len(trainings))
+        if isinstance(loop, OnGpu) and one.noise is None:
+            assert isinstance(one.batches, Batches)
+            kind = id(loop), id(one.batches.origin), one.batches.count, one.batch_size, one.settings.epochs, one.watched
+            kinds.setdefault(kind, (loop, []))[1].append(k)
+        else:
+            alone.append(k)
+    for loop, members in kinds.values():
+        together(loop, [trainings[k] for k in members])
+        for k in members:
+            found.enter(k, trainings[k].result)
+    _on_all_cores(alone, trainings.__getitem__, found)
 
 
 class _Start:
@@ -139,6 +186,7 @@ class _Start:
 
     def __init__(self, problem: Problem, data: Data):
         self._problem, self._data = problem, data
+        self._whole: Examples | None = None
         self._batches: dict[Any, Examples] = {}
         self._splits: dict[Any, tuple[Examples, Evaluation]] = {}
         self._lock = threading.Lock()
@@ -147,8 +195,10 @@ class _Start:
         """(parameters, examples, what is measured) of a model."""
         params = params(seed) if callable(params) else params
         with self._lock:
+            if self._whole is None:
+                self._whole = self._problem.batches(params, self._data)
             if id(subset) not in self._batches:
-                whole = self._problem.batches(params, self._data)
+                whole = self._whole
                 self._batches[id(subset)] = whole if subset is None else whole.part(_indices(subset, whole.count))
             batches = self._batches[id(subset)]
             if self._problem.splits:                        # each model its own, and no longer than it is trained

@@ -1,10 +1,11 @@
-"""Optimizer steps: the parameters and the optimizer's state, and the two ways in which a training makes its epochs."""
+"""A training: the parameters and the optimizer's state, the epochs that were made, and when it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,119 +15,57 @@ from jitgrad.arguments import flatten, unflatten
 from jitgrad.batches import Batches, Noise
 from jitgrad.errors import NonFiniteError, explain
 from jitgrad.examples import Examples, Update, check_finite
-from jitgrad.loop import Compiled, Loops, Pace, slices
+from jitgrad.history import ALL_EPOCHS, CALLBACK, PATIENCE, Epoch, FitResult, History
+from jitgrad.loop import Loop
+from jitgrad.problem import Evaluation, Problem
 from jitgrad.progress import Progress
 from jitgrad.ravel import Raveled, Vector
+from jitgrad.settings import Settings
+
+if TYPE_CHECKING:
+    from jitgrad.resume import TrainingFile
 
 Tree = Any
+Callback = Callable[[Epoch, Tree], bool | None]
 
 
 class Moment(NamedTuple):
     """Where a training stands; its arrays are never written to, so that a moment can be kept.
 
-    vectors: the parameters, one vector per dtype; state: the optimizer's; params: the parameters as views into vectors
+    vectors: the parameters, one vector per dtype; layout: how they lie in them; state: the optimizer's
     steps: updates made; loss: of the last one, None before it
     """
 
     vectors: tuple[Vector, ...]
+    layout: Raveled
     state: Any
-    params: Tree
     steps: int
     loss: float | None
 
-
-class Run:
-    """One training. Its epochs come as (sum of the losses over the examples, seconds).
-
-    average_every: None, or how many updates replicas make apart; see `fit`
-    """
-
-    def __init__(self, loops: Loops, trainer: Trainer, examples: Examples, batch_size: int | None,
-                 generator: np.random.Generator, noise: Noise | None, average_every: int | None = None) -> None:
-        self._loops, self._trainer, self._examples, self._batch_size = loops, trainer, examples, batch_size
-        self._generator, self._mean, self._noise, self._average_every = generator, loops.mean, noise, average_every
-        self.steps_per_epoch = 1 if batch_size is None else -(-examples.count // batch_size)
-        self._noisy: tuple[int, Examples] = -1, examples
-
-    def examples(self) -> Examples:
-        """The examples, with the noise of the next step's epoch."""
-        epoch = self._trainer.now.steps // self.steps_per_epoch
-        if self._noise is not None and self._noisy[0] != epoch:
-            assert isinstance(self._examples, Batches)      # or noise has been refused
-            self._noisy = epoch, self._noise.joined(self._examples, epoch)
-        return self._noisy[1]
-
-    def one_by_one(self, epochs: int, progress: Progress) -> Iterator[tuple[float, float]]:
-        """Each step is made from Python."""
-        options = (self._loops.step, self._batch_size, self._generator)
-        for _ in range(epochs):
-            started, total = time.perf_counter(), 0.0
-            examples = self.examples()
-            for step in (examples.steps(*options) if self._average_every is None
-                         else examples.rounds(*options, self._average_every)):
-                for size, loss in step.make(self._trainer, self._when):
-                    total += loss * size if self._mean else loss
-                    progress.advance(loss, 1)
-            yield total, time.perf_counter() - started
-
-    def _when(self, later: int) -> str:
-        epoch, index = divmod(self._trainer.now.steps + later, self.steps_per_epoch)
-        return f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}"
-
-    def compiled(self, loop: Compiled, epochs: int, by_epoch: bool,
-                 progress: Progress) -> Iterator[tuple[float, float]]:
-        """Many steps a call; with `by_epoch` or noise, none across the end of an epoch."""
-        trainer, batches, pace = self._trainer, self.examples(), Pace()
-        assert isinstance(batches, Batches)
-        model = loop.model(trainer.now.params, batches, *trainer.numbers())
-        by_epoch, ends = by_epoch or self._noise is not None, self.steps_per_epoch
-        rule = trainer.rule
-        assert rule is not None                             # or there would be no loop
-        total, spent = 0.0, 0.0
-        for part in slices(batches.count, self._batch_size, epochs, self._generator, pace.most, by_epoch):
-            before, batches = trainer.now.steps, self.examples()
-            assert isinstance(batches, Batches)
-            rows = self._loops.rows(loop, trainer.now.params, batches)
-            made, why, losses = loop.run(model, rule, rows, part, before + 1)
-            trainer.load(model.numbers, before + made, losses[made - 1] if made else None)
-            if why:
-                # The same step again from Python: it fails again, and then explains what happened.
-                start, size = part.steps[made]
-                chosen = None if part.order is None else part.order[start:start + size]
-                Update(self._loops.step, batches.chosen(chosen), size, chosen).make(trainer, self._when)
-                raise AssertionError("a step that failed in the compiled loop succeeded from Python")
-            seconds = pace.lap(made) / made
-            progress.advance(float(losses[-1]), made)
-            for number, ((_, size), loss) in enumerate(zip(part.steps, losses.tolist(), strict=True), before + 1):
-                total += loss * size if self._mean else loss
-                spent += seconds
-                if number % ends == 0:
-                    yield total, spent
-                    total, spent = 0.0, 0.0
-            pace.begin()                                    # what the caller did meanwhile is no part of a step
+    @property
+    def params(self) -> Tree:
+        """The parameters as views into the vectors."""
+        return self.layout.unravel(self.vectors)
 
 
 class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
     def __init__(self, optimizer: optim.Optimizer, params: Tree) -> None:
-        optim.adam().init(params)  # the check that every leaf is a floating-point number
-        leaves, spec = flatten(params)
-        for position, leaf in enumerate(leaves):
-            path = optim.leaf_path("params", spec, position)
-            check_finite(np.asarray(leaf), path, "Start from finite parameters.")
-        self.optimizer, self.rule = optimizer, optimizer.rule
-        self._layout = Raveled(params)
+        leaves, spec = optim.parameters(params)
+        self.optimizer, self.rule, self.layout = optimizer, optimizer.rule, Raveled.of(leaves, spec)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
-        vectors = self._layout.ravel(params)
-        unraveled = self._layout.unravel(vectors)
-        state = optimizer.init(vectors if optimizer.any_layout else unraveled)
+        vectors = self.layout.pack(leaves)
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            for position, leaf in enumerate(leaves):
+                check_finite(np.asarray(leaf), optim.leaf_path("params", spec, position), "Start from finite parameters.")
+        state = optimizer.init(vectors if optimizer.any_layout else self.layout.unravel(vectors))
         # Replaced as a whole: whoever is interrupted finds all of one moment.
-        self.now = Moment(vectors, state, unraveled, 0, None)
+        self.now = Moment(vectors, self.layout, state, 0, None)
 
     def copy(self, moment: Moment | None = None) -> Tree:
         """The parameters, now or then, sharing no memory with later updates or with the caller's tree."""
-        return self._layout.unravel([vector.copy() for vector in (moment or self.now).vectors])
+        return self.layout.unravel([vector.copy() for vector in (moment or self.now).vectors])
 
     def begin(self, params: Tree, state: Any, steps: int, loss: float | None) -> None:
         """Go on from here."""
@@ -134,8 +73,7 @@ class Trainer:
 
     def moment(self, params: Tree, state: Any, steps: int, loss: float | None) -> Moment:
         """These parameters as a moment."""
-        vectors = self._layout.ravel(params)
-        return Moment(vectors, state, self._layout.unravel(vectors), steps, loss)
+        return Moment(self.layout.ravel(params), self.layout, state, steps, loss)
 
     def numbers(self) -> tuple[Vector, list[Vector]]:
         """Parameters that lie in one vector, and the averages that the optimizer keeps of them."""
@@ -145,7 +83,7 @@ class Trainer:
         """Take over parameters and averages that were trained elsewhere."""
         vectors = (numbers[0].copy(),)
         state = optim.State(steps, tuple((average.copy(),) for average in numbers[1:]))
-        self.now = Moment(vectors, state, self._layout.unravel(vectors), steps, self.now.loss if loss is None else loss)
+        self.now = Moment(vectors, self.layout, state, steps, self.now.loss if loss is None else loss)
 
     def flat(self) -> npt.NDArray[np.float64]:
         """All that updates change, parameters and optimizer state, in one vector."""
@@ -164,26 +102,27 @@ class Trainer:
                          else type(leaf)(part.item()))
             at += array.size
         vectors = tuple(found[:len(self.now.vectors)])
-        self.now = Moment(vectors, unflatten(spec, found[len(vectors):]), self._layout.unravel(vectors), steps, loss)
+        self.now = Moment(vectors, self.layout, unflatten(spec, found[len(vectors):]), steps, loss)
 
     def update(self, loss: float, grads: Tree, when: str) -> None:
         """Make a step."""
         if not np.isfinite(loss):
-            raise self._diverged(f"The loss became {loss} at {when}")
+            raise self.diverged(f"The loss became {loss} at {when}")
         # A NaN or infinite gradient, and an overflowing step, both end as non-finite parameters: one check for both.
         with np.errstate(all="ignore"):
             if self.optimizer.any_layout:
-                vectors, state = self.optimizer.update(self._layout.ravel(grads), self.now.state, self.now.vectors)
-                params = self._layout.unravel(vectors)
+                vectors, state = self.optimizer.update(self.layout.ravel(grads), self.now.state, self.now.vectors)
             else:
                 params, state = self.optimizer.update(grads, self.now.state, self.now.params)
-                vectors = self._layout.ravel(params)
+                vectors = self.layout.ravel(params)
         for vector in vectors:
             if not np.isfinite(vector).all():
-                raise self._diverged(f"{_first_non_finite(grads, params)} became NaN or infinite at {when}")
-        self.now = Moment(vectors, state, params, self.now.steps + 1, loss)
+                found = _first_non_finite(grads, self.layout.unravel(vectors))
+                raise self.diverged(f"{found} became NaN or infinite at {when}")
+        self.now = Moment(vectors, self.layout, state, self.now.steps + 1, loss)
 
-    def _diverged(self, happened: str) -> NonFiniteError:
+    def diverged(self, happened: str) -> NonFiniteError:
+        """The error of a training that cannot go on."""
         before = "on the very first step" if self.now.loss is None else f"after a loss of {self.now.loss:.6g}"
         return NonFiniteError(
             explain(
@@ -193,6 +132,122 @@ class Trainer:
                 "`with jg.debug_nans():` names the operation that made the first NaN.",
             )
         )
+
+
+class Training:
+    """One training: its parameters, the epochs it has made, what is measured after each, and when it ends.
+
+    Whoever makes its steps (`one_by_one`, `together.together`) brings `trainer` up to date and enters the epochs.
+    callback, file, every: as in `fit`; left: epochs to be made, 0 once it has ended; error: why it ended early
+    """
+
+    def __init__(self, problem: Problem, params: Tree, batches: Examples, settings: Settings, evaluation: Evaluation,
+                 callback: Callback | None = None, file: TrainingFile | None = None, every: int = 1):
+        self.settings, self.batches, self.batch_size = settings, batches, settings.steps_of(batches)
+        self.steps_per_epoch = 1 if self.batch_size is None else -(-batches.count // self.batch_size)
+        self.trainer, self.progress = Trainer(settings.stepper(), params), Progress()
+        self.left, self.ended, self.resumed = settings.epochs, ALL_EPOCHS, 0
+        self.error: NonFiniteError | None = None
+        self.loops, self._evaluation, self._callback, self._file, self._every = (
+            problem.loops, evaluation, callback, file, every)
+        self.noise = None if problem.noise is None else Noise(problem.noise, settings.seed)
+        self._noisy: tuple[int, Examples] = -1, batches
+        self._history, self._best_epoch = History(batches.count), 0
+        self._best: Moment | None = None
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """What the order of the examples is drawn from."""
+        return np.random.default_rng(self.settings.seed)
+
+    @property
+    def watched(self) -> bool:
+        """Whether something is done at the end of every epoch."""
+        return (self._callback is not None or self._file is not None or self.settings.patience is not None
+                or bool(self._evaluation) or self.noise is not None)
+
+    def loop(self, models: int = 1) -> Loop | None:
+        """What makes its steps, if not Python; see `Loops.of`."""
+        return self.loops.of(self.trainer, self.examples(), self.batch_size, models)
+
+    def examples(self) -> Examples:
+        """The examples, with the noise of the next step's epoch."""
+        epoch = self.trainer.now.steps // self.steps_per_epoch
+        if self.noise is not None and self._noisy[0] != epoch:
+            assert isinstance(self.batches, Batches)            # or noise has been refused
+            self._noisy = epoch, self.noise.joined(self.batches, epoch)
+        return self._noisy[1]
+
+    def resume(self, file: TrainingFile) -> None:
+        """Go on from where the file's training stood."""
+        epochs, self._best = file.read(self.trainer, self.generator)
+        for epoch in epochs:
+            self._history.append(epoch)
+        self.resumed, patience = len(epochs), self.settings.patience
+        self._best_epoch = min(range(1, self.resumed + 1), key=lambda number: epochs[number - 1].score, default=0)
+        self.left = max(0, self.settings.epochs - self.resumed)
+        if patience is not None and self.resumed - self._best_epoch >= patience:
+            self._end(PATIENCE)
+
+    def _end(self, why: str) -> None:
+        self.ended, self.left = why, 0
+
+    def enter(self, totals: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> None:
+        """Epochs have been made: the sums of their losses over the examples, and how long they took.
+
+        Where the training is `watched` they come one at a time, the parameters being those of the epoch's end.
+        """
+        if not self.watched:
+            self._history.extend(totals / self.batches.count, seconds)
+            self.left -= len(totals)
+            return
+        ((total,), (taken,)) = totals.tolist(), seconds.tolist()
+        number, patience = len(self._history) + 1, self.settings.patience
+        loss, metrics = self._evaluation.of(self.trainer.copy(), number) if self._evaluation else (None, {})
+        epoch = self._history.made(total / self.batches.count, taken)._replace(validation_loss=loss, metrics=metrics)
+        self._history.append(epoch)
+        self.left -= 1
+        self.progress.measured(loss)
+        if number == 1 or epoch.score < self._history[self._best_epoch - 1].score:
+            self._best_epoch, self._best = number, None if patience is None else self.trainer.now
+        if self._callback is not None and self._callback(epoch, self.trainer.copy()):
+            self._end(CALLBACK)
+        elif patience is not None and number - self._best_epoch >= patience:
+            self._end(PATIENCE)
+        if self._file is not None and (not self.left or number % self._every == 0):
+            self._file.write(self.trainer, self._best, self.generator, self._history)
+
+    def _when(self, later: int) -> str:
+        epoch, index = divmod(self.trainer.now.steps + later, self.steps_per_epoch)
+        return f"epoch {epoch + 1}, step {index + 1} of {self.steps_per_epoch}"
+
+    def one_by_one(self) -> None:
+        """Make all epochs, each step from Python."""
+        options, apart = (self.loops.step, self.batch_size, self.generator), self.settings.average_every
+        while self.left:
+            started, total, examples = time.perf_counter(), 0.0, self.examples()
+            for step in examples.steps(*options) if apart is None else examples.rounds(*options, apart):
+                for size, loss in step.make(self.trainer, self._when):
+                    total += loss * size if self.loops.mean else loss
+                    self.progress.advance(loss, 1)
+            self.enter(np.array([total]), np.array([time.perf_counter() - started]))
+
+    def explain(self, step: Update, loss: float) -> None:
+        """Raise the error of a step that has failed elsewhere, with this loss: made from Python, it says what happened."""
+        before, when = self.trainer.now, self._when(0)
+        step.make(self.trainer, self._when)
+        # From Python it is rounded in another way, and just succeeded.
+        self.trainer.now = before
+        what = "A parameter became NaN or infinite" if np.isfinite(loss) else f"The loss became {loss}"
+        raise self.trainer.diverged(f"{what} at {when}")
+
+    def result(self) -> FitResult:
+        """The training as it stands; raises the error that ended it."""
+        if self.error is not None:
+            raise self.error
+        epoch = len(self._history) if self._best is None else self._best_epoch
+        return FitResult(self.trainer.copy(self._best), self._history, self.trainer.now.steps, epoch, self.ended,
+                         self.resumed)
 
 
 def _first_non_finite(grads: Tree, params: Tree) -> str:

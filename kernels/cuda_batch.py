@@ -210,30 +210,32 @@ def sum_shell(pieces: int) -> Any:
 
 
 if SIMULATED:
-    def simulated_lane() -> Any:
+    # `here` is a shell's own `cuda`, which the simulator puts into its module while it runs.
+
+    def simulated_lane(here: Any) -> Any:
         """This thread's place in its warp (simulator only)."""
-        return cuda.threadIdx.x % WARP
+        return here.threadIdx.x % WARP
 
-    def simulated_warp() -> Any:
+    def simulated_warp(here: Any) -> Any:
         """This thread's warp in its block (simulator only)."""
-        return cuda.threadIdx.x // WARP
+        return here.threadIdx.x // WARP
 
-    def simulated_meeting() -> Any:
+    def simulated_meeting(here: Any) -> Any:
         """Wait for all threads (simulator only)."""
-        cuda.syncthreads()
+        here.syncthreads()
 
-    def simulated_sums(values: Any, block: int) -> Any:
+    def simulated_sums(values: Any, block: int, here: Any) -> Any:
         """The sum of one of `values` over the lanes that share it, as emit_warp.TransposedSum does (simulator only).
 
         These are len(values), a power of two, that lie WARP / len(values) apart: the q-th of them gets values[q].
         """
-        board = cuda.shared.array((block, WARP), values.dtype)      # one shape: this line makes one array
-        thread, apart = cuda.threadIdx.x, WARP // len(values)
+        board = here.shared.array((block, WARP), values.dtype)      # one shape: this line makes one array
+        thread, apart = here.threadIdx.x, WARP // len(values)
         board[thread, :len(values)] = values
-        cuda.syncthreads()
+        here.syncthreads()
         lane = thread % WARP
         rows = board[thread - lane + lane % apart:thread - lane + WARP:apart, lane // apart]
         while len(rows) > 1:
             rows = rows[0::2] + rows[1::2]
-        cuda.syncthreads()
+        here.syncthreads()
         return rows[0]

@@ -43,3 +43,13 @@ def result_shell(real: Any) -> Any:
         for k in range(cuda.grid(1), count, cuda.gridsize(1)):
             into[k] = real(sums[places[k]] / divisor)
     return kernel(run)
+
+
+def rows_shell(real: Any) -> Any:
+    """target[k] = row places[k] of source, `width` numbers each."""
+    def run(target: Any, source: Any, places: Any, width: int) -> None:
+        sample = cuda.local.array(1, real)
+        into, given = as_pointer(target, sample), as_pointer(source, sample)
+        for k in range(cuda.grid(1), places.size * width, cuda.gridsize(1)):
+            into[k] = given[places[k // width] * width + k % width]
+    return kernel(run)

@@ -109,13 +109,10 @@ class Block:
                     pc[mask] = at + 1
                     return
                 elif instruction.scope == "block":
-                    if instruction.operands != ["0"]:
-                        raise Fault("the machine knows barrier 0 of all threads alone")
                     if not (mask == live).all():
                         pc[mask], parked[mask] = at, True
                         return
-                    self.epoch += 1
-                    self.warp_epoch += 1
+                    self._barrier(instruction, mask)
                     at += 1
                 elif instruction.scope == "warp":
                     if (np.isin(self.warp, self.warp[mask]) & live & ~mask).any():
@@ -146,12 +143,23 @@ class Block:
                     pc[whole], parked[whole] = at + 1, False
                     return
             elif (here == live).all():
-                self.epoch += 1
-                self.warp_epoch += 1
+                self._barrier(instruction, here)
                 pc[here], parked[here] = at + 1, False
                 return
         places = [f"{int((waiting & (pc == at)).sum())} threads at {function.code[at]}" for at in np.unique(pc[waiting])]
         raise Fault(f"in block {self.number} all wait for each other: " + "; ".join(places))
+
+    def _barrier(self, instruction: Instruction, mask: Array) -> None:
+        """All threads of the block have come; of `bar.red` each learns what any or all of them said."""
+        *target, number, said = instruction.operands if len(instruction.operands) == 3 else (*instruction.operands, "")
+        if number != "0" or bool(target) != ("red" in instruction.opcode):
+            raise Fault("the machine knows barrier 0 of all threads alone")
+        self.epoch += 1
+        self.warp_epoch += 1
+        if target:
+            values = np.broadcast_to(self.read(said.lstrip("!"), "pred"), self.threads) != said.startswith("!")
+            found = values[mask].any() if ".or." in instruction.opcode else values[mask].all()
+            self.write(target[0], np.bool_(found), mask)
 
     # --- operands ---
 

@@ -5,9 +5,7 @@ The last tests launch real kernels and are skipped, by name, where there is no G
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +17,7 @@ from llvmlite import ir
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
+from cuda_golden import assert_as_committed, assert_float32_alone
 from cuda_host import WARP, HostWarp
 from cuda_programs import PROGRAMS, batch_for, every_operation, program
 from referees import assert_close, assert_same_bits
@@ -33,7 +32,6 @@ from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
 from jitgrad.compiler.program import Program
 
-GOLDEN = Path(__file__).parent / "golden" / "cuda_resources.json"
 DTYPES = ("float32", "float64")
 # A sum of n terms in float32 by a tree over the warp and compensated sums: some rounding errors of ε = 1.2e-7.
 SUM = {"float32": 2e-6, "float64": 1e-13}
@@ -69,13 +67,6 @@ def test_a_program_compiles_to_ptx(name: str, dtype: str, compiled: Any) -> None
         assert_float32_alone(text)
 
 
-def assert_float32_alone(ptx: str) -> None:
-    """The one exception: beyond 105,615, libdevice's sinf and cosf reduce their argument with one product in float64."""
-    names = "add|sub|mul|fma|div|sqrt|rcp|min|max|setp|selp|neg|abs"
-    arithmetic = re.findall(rf"^\s*(?:@\S+\s+)?((?:{names})\S*\.f64\s.*);", ptx, re.MULTILINE)
-    assert [line for line in arithmetic if not re.fullmatch(r"mul\S*\s+%fd\d+, %fd\d+, 0d3BF921FB54442D19", line)] == []
-
-
 # One program for each kind of kernel: sums of each thread's own, sums over the warp, rows an example, a tape.
 FAMILIES = ("mse", "cross_entropy", "per_example", "tape_64_32_10")
 
@@ -94,7 +85,6 @@ def test_every_kind_of_kernel_compiles_for_other_gpus(name: str, dtype: str, cap
     assert kernel.resources(capability)["spills"] in (0, None)
 
 
-COUNTED = ("spills", "shared_memory")
 
 
 @needs_ptxas
@@ -103,24 +93,9 @@ COUNTED = ("spills", "shared_memory")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_resources_are_as_committed(name: str, dtype: str, compiled: Any) -> None:
     """After a change that is meant: `JITGRAD_GOLDEN=write pytest tests/test_cuda.py -k committed`, and review it."""
-    kernel, key = compiled(name, dtype), f"{name} {dtype}"
-    found = kernel.resources()
+    kernel = compiled(name, dtype)
     loop = cuda_text.hot_loop(kernel.as_text("sass")) if cuda_text.tool("nvdisasm") else None
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
-    if os.environ.get("JITGRAD_GOLDEN") == "write":
-        assert loop is not None, "nvdisasm is not installed: jitgrad[cuda] has it"
-        golden[key] = found | {"loop": loop}
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    committed = golden[key]
-    assert found["spills"] == 0
-    # Another release of NVVM or ptxas moves a few registers; a lost optimisation moves many.
-    assert found["registers"] <= 1.15 * committed["registers"] + 4
-    assert {k: found[k] for k in COUNTED} == {k: committed[k] for k in COUNTED}
-    if loop is not None:
-        assert loop["instructions"] <= 1.15 * committed["loop"]["instructions"] + 8
-        assert {k: loop[k] for k in ("loads", "stores")} == {k: committed["loop"][k] for k in ("loads", "stores")}
-        assert loop["float64"] == 0 or dtype == "float64"
+    assert_as_committed(f"{name} {dtype}", kernel.resources(), loop)
 
 
 def test_the_hot_loop_reads_memory_and_has_most_arithmetic_of_its_own() -> None:

@@ -32,6 +32,7 @@ EXAMPLES = {
     "curve_fits.py": ["200"],
     "curve_per_pixel.py": ["50"],
     "digits_classifier.py": ["8", "16"],
+    "fused_steps.py": ["20", "cpu"],
     "logistic_regression.py": ["2000"],
     "many_models.py": ["3", "10"],
     "micrograd_moons.py": ["20", "20"],

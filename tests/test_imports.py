@@ -26,16 +26,16 @@ LAYERS = [
     ["trace", "arguments", "debug", "soundness", "walk"],
     ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "blocks", "distributed", "lowered",
      "recorded", "schedules", "optim", "ravel", "metrics", "testing", "derivatives"],
-    ["train", "trainer", "loop", "sweeps", "problem", "examples", "batches", "streams", "partitions", "history", "progress",
-     "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes", "grids", "discover", "drawing", "curves",
-     "bridges", "roofline"],
+    ["train", "trainer", "together", "settings", "loop", "sweeps", "problem", "examples", "batches", "streams", "partitions",
+     "history", "progress", "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes", "grids", "discover",
+     "drawing", "curves", "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-MACHINE_CODE = ["backward", "cpu", "cuda", "cuda_copies", "cuda_forms", "cuda_memory", "native", "rows"]
+MACHINE_CODE = ["backward", "cpu", "cuda", "cuda_copies", "cuda_forms", "cuda_memory", "cuda_training", "native", "rows"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax", "jitgrad.bridges"],

@@ -62,9 +62,9 @@ def counting_slices() -> Iterator[list[int]]:
     calls: list[int] = []
     run = loop.Compiled.run
 
-    def counted(self: Any, model: Any, rule: Any, rows: Any, part: Any, first: int) -> Any:
-        calls.append(len(part.steps))
-        return run(self, model, rule, rows, part, first)
+    def counted(self: Any, models: Any, rows: Any, work: Any) -> Any:
+        calls.append(len(work.steps))
+        return run(self, models, rows, work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Compiled, "run", counted)
         yield calls

@@ -67,6 +67,13 @@ def _capability() -> tuple[Any, ...]:
     return (major, minor, "a") if major >= 9 else (major, minor)
 
 
+def ptx_of(kernel: Any, signature: Any, capability: tuple[Any, ...]) -> str:
+    """A shell as text for a compute capability."""
+    with _LOCK:
+        text, _ = cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba", output="ptx")
+    return str(text)
+
+
 class DeviceResults(NamedTuple):
     """What a kernel left on the device. sums: of columns, in float64; places: which column each reduced result is."""
 
@@ -89,18 +96,18 @@ class CudaKernel:
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
-        with self._running(n):
+        with self.running(n):
             found = self._run(shared, [self._held.keep(a) for a in batched], n)
             sums = memory.download(found.sums)
             return Results(sums[self._form.places], [memory.download(a) for a in found.examples])
 
     def on_device(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
         """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for."""
-        with self._running(n):
+        with self.running(n):
             return self._run(shared, batched, n)
 
     @contextmanager
-    def _running(self, n: int) -> Iterator[None]:
+    def running(self, n: int) -> Iterator[None]:
         """A call's turn on the device, and its errors as jitgrad's."""
         missing = None if SIMULATED else problem()
         if missing is not None:
@@ -148,9 +155,7 @@ class CudaKernel:
         wanted = capability or _capability()
         with _LOCK:
             if wanted not in self._texts:
-                text, _ = cuda.compile(self._form.kernel.py_func, self._form.signature, cc=wanted, device=False,
-                                       abi="numba", output="ptx")
-                self._texts[wanted] = str(text)
+                self._texts[wanted] = ptx_of(self._form.kernel, self._form.signature, wanted)
             return self._texts[wanted]
 
     def as_text(self, form: str) -> str | None:

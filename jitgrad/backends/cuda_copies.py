@@ -89,6 +89,19 @@ def gather(target: DeviceArray, source: DeviceArray, places: DeviceArray, count:
     _over(target.size, _gather(target.dtype), _place(target), _place(source), memory.native(places), count, target.size)
 
 
+@cache
+def _rows(dtype: np.dtype[Any]) -> Any:
+    return cuda_moves.rows_shell(from_dtype(dtype))
+
+
+def rows(source: DeviceArray, places: DeviceArray) -> DeviceArray:
+    """Rows of an array of two axes, in the order of `places`."""
+    width = source.shape[1]
+    made = memory.allocate((places.size, width), source.dtype, source.device)
+    _over(made.size, _rows(source.dtype), _place(made), _place(source), memory.native(places), width)
+    return made
+
+
 def results(sums: DeviceArray, places: DeviceArray, dtype: np.dtype[Any], divisor: int) -> DeviceArray:
     """Reduced results in a dtype: sums[places] / divisor."""
     made = memory.allocate((places.size,), dtype, sums.device)

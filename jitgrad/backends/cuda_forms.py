@@ -13,10 +13,10 @@ from numba import from_dtype, types
 
 from jitgrad.backends import cuda_copies
 from jitgrad.backends import cuda_memory as memory
+from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.interpret import run_instruction
 from jitgrad.compiler import schedule
-from jitgrad.compiler.batch_sums import VECTOR_BYTES
 from jitgrad.compiler.emit import encode
 from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
 from jitgrad.kernels import cuda_batch
@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 INT = types.int64
 
 
-def _hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
+def hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
     """A numba-CUDA intrinsic calling an emitted function: arrays go in as pointers, tuples of addresses one by one."""
     from numba.cuda.extending import intrinsic
 
@@ -61,22 +61,22 @@ class Fused:
     def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
         self.layout, self.plan, self.code = layout, plan, FusedCode(layout, plan)
         self.columns, self.places, self.block = self.code.columns, self.code.places, (plan.block,)
-        # Whole vectors of shared numbers are loaded, so there is room for whole ones.
-        self.room = max(4, -(-len(self.code.numbers) // 4) * 4)
         count = len(layout.in_widths) + len(layout.out_widths)
         self.signature = types.void(INT, INT, types.UniTuple(INT, max(1, count)), INT)
 
     @cached_property
     def kernel(self) -> Any:
+        return once(self._kernel, "fused", identity(self.layout), self.plan, cuda_batch.FOLD)
+
+    def _kernel(self) -> Any:
         code, plan, layout = self.code, self.plan, self.layout
         if SIMULATED:
             from jitgrad.backends.cuda_simulator import fused_holes
             holes = fused_holes(code)
         else:
-            holes = (_hole(1, code.clear), _hole(6, code.body), _hole(3, code.fold))
-        return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns,
-                                      max(VECTOR_BYTES, code.board * plan.block // WARP), self.room, plan.block, plan.unroll,
-                                      layout.pieces)
+            holes = (hole(1, code.clear), hole(6, code.body), hole(3, code.fold))
+        return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, code.boards, code.room,
+                                      plan.block, plan.unroll, layout.pieces)
 
     def emit(self, module: ir.Module) -> None:
         """Everything emitted for this program."""
@@ -87,11 +87,11 @@ class Fused:
                   n: int) -> list[Any]:
         slots = self.code.numbers
         if isinstance(shared, DeviceArray):
-            numbers = held.scratch("numbers", self.room, self.layout.dtype)
+            numbers = held.scratch("numbers", self.code.room, self.layout.dtype)
             places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
             cuda_copies.gather(numbers, shared, places, len(slots))
         else:
-            room = np.zeros(self.room, self.layout.dtype)
+            room = np.zeros(self.code.room, self.layout.dtype)
             room[:len(slots)] = shared[slots]
             numbers = held.keep(room)
         return [address(part), address(numbers), tuple(map(address, arrays)) or (0,), n]
@@ -169,7 +169,7 @@ def _interpreter(dtype: np.dtype[Any], warps: int, pieces: int) -> Any:
     if SIMULATED:
         from jitgrad.backends.cuda_simulator import tape_step as step
     else:
-        step = _hole(10, lambda module: interpreter_step(module, dtype))
+        step = hole(10, lambda module: interpreter_step(module, dtype))
     return cuda_batch.tape_shell(step, from_dtype(dtype), warps, pieces)
 
 

@@ -15,14 +15,16 @@ from jitgrad.backends.interpret import run_instruction, vectorised
 from jitgrad.compiler.batch_sums import Job, board_stride
 from jitgrad.compiler.emit import ELEMENTWISE
 from jitgrad.compiler.emit_cuda import FusedCode
+from jitgrad.compiler.emit_training import GRADIENT, UpdateCode
 from jitgrad.kernels import cuda_batch
 from jitgrad.kernels.cuda_batch import WARP
 
 Array = npt.NDArray[Any]
 
 
-def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`."""
+def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[..., None], Callable[..., None],
+                                                                    Callable[..., None]]:
+    """clear, body and fold as Python functions; see `cuda_batch.fused_shell`. shells: the module of the shell around."""
     layout, plan, sums = code.layout, code.plan, code.sums
     tape, dtype = layout.tape, layout.dtype
     place = {row: at for at, row in enumerate(code.rows)}
@@ -56,16 +58,16 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
         v[max(0, min(plan.unroll, n - i)):] = 0
         for at in range(plan.unroll):
             acc[:len(sums.private)] += v[at, [layout.columns[k] for k in sums.private]]
-        own = board[cuda_batch.simulated_warp() * code.board:][:code.board]
-        lane = cuda_batch.simulated_lane()
+        own = board[cuda_batch.simulated_warp(shells.cuda) * code.board:][:code.board]
+        lane = cuda_batch.simulated_lane(shells.cuda)
         for phase in sums.phases:
             for at, row in enumerate(phase.board):
                 own[at * stride + lane * plan.unroll:][:plan.unroll] = v[:, row]
-            cuda_batch.simulated_meeting()
+            cuda_batch.simulated_meeting(shells.cuda)
             with np.errstate(all="ignore"):
                 for job in phase.jobs:
                     acc[job.slot:job.slot + job.slots] += part(job, own.reshape(-1, stride), lane)
-            cuda_batch.simulated_meeting()
+            cuda_batch.simulated_meeting(shells.cuda)
 
     def part(job: Job, board: Array, lane: int) -> Array:
         """A lane's sums over its share of the warp's examples."""
@@ -81,13 +83,13 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
         return found
 
     def fold(acc: Array, tiles: Array, first: int) -> None:
-        lane, group = cuda_batch.simulated_lane(), 0
+        lane, group = cuda_batch.simulated_lane(shells.cuda), 0
         for slots, lanes in shares:
             for start in range(0, len(slots), lanes):
                 values = np.zeros(lanes, dtype)
                 some = slots[start:start + lanes]
                 values[:len(some)] = acc[some]
-                value = cuda_batch.simulated_sums(values, plan.block)
+                value = cuda_batch.simulated_sums(values, plan.block, shells.cuda)
                 add(tiles, first + group * WARP + lane, value)
                 group += 1
         acc[:] = 0
@@ -115,3 +117,23 @@ def tape_step(code: int, v: Array, base: int, uniform: Array, operands: Array, a
             args.append(np.array([uniform[~place] if place < 0 else v[base + place * WARP]]))
         with np.errstate(all="ignore"):
             v[base + (out + k) * WARP] = vectorised(op)(*args)[0]
+
+
+def update_hole(code: UpdateCode) -> Callable[..., None]:
+    """`emit_training.UpdateCode.update` in Python."""
+    tape, dtype = code.tape, code.dtype
+
+    def update(row: Array, old: Array, new: Array, g: Any, j: int) -> None:
+        v = np.empty((tape.size, 1), dtype)
+        for place, scalar in code.scalars.items():
+            v[place] = row[scalar]
+        for place, argument in code.arguments.items():
+            v[place] = g if argument == GRADIENT else old[code.start_of(argument) + j]
+        for place, value in tape.constants.items():
+            v[place] = value
+        with np.errstate(all="ignore"):
+            for instruction in tape.instructions:
+                run_instruction(instruction, v)
+        for start, place in zip(code.starts, code.rows, strict=True):
+            new[start + j] = v[place, 0]
+    return update

@@ -238,6 +238,16 @@ class FusedCode:
         places: npt.NDArray[np.int64] = self.sums.place[self.layout.column_of]
         return places
 
+    @property
+    def boards(self) -> int:
+        """Numbers of the boards of a block's warps."""
+        return max(VECTOR_BYTES, self.board * self.plan.block // WARP)
+
+    @property
+    def room(self) -> int:
+        """Room for `numbers`, which are loaded as whole vectors."""
+        return max(1, -(-len(self.numbers) // 4)) * 4
+
     @cached_property
     def numbers(self) -> npt.NDArray[np.int64]:
         """Where each of the numbers that the body reads stands in the program's vector of shared numbers."""
