@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.arguments import Axes, flatten, unflatten
+from jitgrad.backends.device_arrays import DeviceArray, borrow, on_host
 from jitgrad.errors import ArgumentError, DataError, DtypeError, ShapeError, explain
 from jitgrad.optim import leaf_path
 
@@ -21,7 +22,8 @@ Array = npt.NDArray[Any]
 class Batches:
     """A tuple of data arguments and, for each of their arrays, the axis that counts the examples.
 
-    data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array
+    data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array. What lies on a GPU stays
+        there, and is not looked through for NaN
     params, in_axes: as in `fit`; only to tell which entries of in_axes belong to data
     name: what the caller calls data
     count: examples; batched_params: whether params have a batch axis too
@@ -40,7 +42,7 @@ class Batches:
         _, structure = flatten((params, *trees))
         axes = Axes(in_axes, (0,)).of((params, *trees), structure)
         leaves, self._spec = flatten(trees)
-        self._arrays = [np.asarray(leaf) for leaf in leaves]
+        self._arrays = [_array(leaf) for leaf in leaves]
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
         for position, array in enumerate(self._arrays):
@@ -104,10 +106,15 @@ class Batches:
         """All examples, in their order, as the caller's own arrays."""
         return self._unflatten(self._arrays)
 
+    def on_host(self) -> tuple[Tree, ...]:
+        """All examples in the host's memory."""
+        return self._unflatten([on_host(array) for array in self._arrays])
+
     def first(self, size: int) -> tuple[Tree, ...]:
         """The first examples, as views."""
         return self._unflatten([
-            array if axis is None else array[(slice(None),) * (axis % array.ndim) + (slice(size),)]
+            array if axis is None else array.first(axis % array.ndim, size) if isinstance(array, DeviceArray)
+            else array[(slice(None),) * (axis % array.ndim) + (slice(size),)]
             for array, axis in zip(self._arrays, self._axes, strict=True)])
 
     def shuffled(self, batch_size: int, generator: np.random.Generator) -> Iterator[tuple[int, tuple[Tree, ...]]]:
@@ -124,11 +131,11 @@ class Batches:
             return self.whole()
         return self._unflatten(self._chosen(examples))
 
-    def _chosen(self, examples: npt.NDArray[np.intp]) -> list[Array]:
-        return [array if axis is None else array.take(examples, axis)
+    def _chosen(self, examples: npt.NDArray[np.intp]) -> list[Any]:
+        return [array if axis is None else _take(array, examples, axis % array.ndim)
                 for array, axis in zip(self._arrays, self._axes, strict=True)]
 
-    def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
+    def _unflatten(self, leaves: list[Any]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)
         return data
 
@@ -141,7 +148,7 @@ class _Part(Batches):
         self._whole, self._numbers, self.count = whole, examples, len(examples)
 
     @cached_property
-    def _arrays(self) -> list[Array]:  # type: ignore[override]
+    def _arrays(self) -> list[Any]:  # type: ignore[override]
         return self._whole._chosen(self._numbers)
 
     @property
@@ -151,6 +158,18 @@ class _Part(Batches):
     @property
     def examples(self) -> npt.NDArray[np.intp]:
         return self._whole.examples[self._numbers]
+
+
+def _array(leaf: Any) -> Array | DeviceArray:
+    found = None if isinstance(leaf, np.ndarray) else borrow(leaf)
+    return np.asarray(leaf) if found is None else found
+
+
+def _take(array: Array | DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> Array | DeviceArray:
+    if not isinstance(array, DeviceArray):
+        return array.take(examples, axis)
+    from jitgrad.backends import cuda_copies
+    return cuda_copies.take(array, examples, axis)
 
 
 def check_finite(array: Array, path: str, advice: str) -> None:
@@ -167,7 +186,7 @@ def check_finite(array: Array, path: str, advice: str) -> None:
     raise DataError(explain(f"{where} is {array[index]}{others}.", where, advice))
 
 
-def _check_array(array: Array, path: str) -> None:
+def _check_array(array: Array | DeviceArray, path: str) -> None:
     kind = array.dtype.kind
     if kind not in "fiub" or (kind == "f" and array.dtype.itemsize not in (4, 8)):
         names = {"U": "text", "S": "bytes", "O": "Python objects", "c": "complex numbers", "M": "dates"}
@@ -177,7 +196,8 @@ def _check_array(array: Array, path: str) -> None:
                     f"(dtype {array.dtype}).", path,
                     "Convert it, for example class names to integers 0, 1, 2, ... with numpy.unique.")
         )
-    check_finite(array, path, "Remove or fill such examples first, for example X[np.isfinite(X).all(axis=1)].")
+    if not isinstance(array, DeviceArray):
+        check_finite(array, path, "Remove or fill such examples first, for example X[np.isfinite(X).all(axis=1)].")
 
 
 def _lists_as_arrays(tree: Tree) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from jitgrad.api import Transformed, jit, value_and_grad
 from jitgrad.arguments import flatten
+from jitgrad.backends.device_arrays import on_host
 from jitgrad.batches import Batches, check_finite
 from jitgrad.errors import ArgumentError, NonFiniteError, ShapeError, explain
 from jitgrad.loop import Loops
@@ -23,19 +25,27 @@ Array = npt.NDArray[Any]
 class Evaluation:
     """What is measured after an epoch: the objective as it is, without weights and penalties, and metrics."""
 
-    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], data: tuple[Tree, ...]):
-        self._loss, self._metrics, self._data = loss, metrics, data
+    def __init__(self, loss: Transformed | None, metrics: Mapping[str, Metric], measured: Batches, arguments: int):
+        self._loss, self._metrics, self._measured, self._arguments = loss, metrics, measured, arguments
+
+    @cached_property
+    def _data(self) -> tuple[Tree, ...]:
+        return self._measured.whole()[:self._arguments]
+
+    @cached_property
+    def _on_host(self) -> tuple[Tree, ...]:
+        return self._measured.on_host()[:self._arguments]
 
     def __bool__(self) -> bool:
         return self._loss is not None or bool(self._metrics)
 
     def of(self, params: Tree, epoch: int) -> tuple[float | None, dict[str, float]]:
         """The validation loss, None where there is none, and the metrics. Raises NonFiniteError for a loss that is."""
-        loss = None if self._loss is None else float(self._loss(params, *self._data))
+        loss = None if self._loss is None else float(on_host(self._loss(params, *self._data)))
         if loss is not None and not math.isfinite(loss):
             raise NonFiniteError(explain(f"The validation loss became {loss} after epoch {epoch}.", None,
                                          "The validation examples may lie far from the training's; standardise both alike."))
-        return loss, {name: float(metric(params, *self._data)) for name, metric in self._metrics.items()}
+        return loss, {name: float(metric(params, *self._on_host)) for name, metric in self._metrics.items()}
 
 
 class Problem:
@@ -103,7 +113,7 @@ class Problem:
                 raise ArgumentError(explain(f"validation has {len(self._validation)} arguments where data has {arguments}.",
                                             None, "Pass the same arguments for other examples: (X, Y)."))
             measured = Batches(params, self._validation, self._in_axes, "validation")
-        return batches, Evaluation(self._loss, self._metrics, measured.whole()[:arguments])
+        return batches, Evaluation(self._loss, self._metrics, measured, arguments)
 
 
 def _checked(validation: Any) -> Any:

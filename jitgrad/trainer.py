@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from jitgrad import optim
 from jitgrad.api import Transformed
-from jitgrad.arguments import flatten
+from jitgrad.arguments import flatten, unflatten
+from jitgrad.backends.device_arrays import on_host
 from jitgrad.batches import Batches, check_finite
 from jitgrad.errors import LabelError, NonFiniteError, explain
 from jitgrad.history import ALL_EPOCHS, CALLBACK, PATIENCE, Epoch, FitResult, History
@@ -246,7 +247,11 @@ def _epoch(
 
 def _step(step: Transformed, params: Tree, batch: tuple[Tree, ...], batches: Batches) -> Any:
     try:
-        return step(params, *batch)
+        value, grads = step(params, *batch)
+        if isinstance(value, np.ndarray | np.generic | float):
+            return value, grads
+        leaves, spec = flatten(grads)                       # the examples lie on a GPU, and so do the results
+        return on_host(value), unflatten(spec, [on_host(leaf) for leaf in leaves])
     except (LabelError, NonFiniteError):
         # The error counts examples from the start of a shuffled batch; over all of them it names the caller's index.
         step(params, *batches.whole())
