@@ -2,7 +2,7 @@
 
 python examples/fused_steps.py [STEPS [DEVICE]]
 
-`jg.fit` makes batch, loss, gradient and update in compiled code, on the CPU or on a GPU (device "cuda"), where parameters
+`jg.fit` makes batch, loss, gradient and update in compiled code, on the CPU or on a GPU (device "cuda"). There parameters
 stay in a block's own memory from the first step to the last. On the CPU the numbers are the same to the last bit.
 """
 

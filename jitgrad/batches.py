@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from jitgrad.api import Transformed
 from jitgrad.arguments import Axes, flatten, unflatten
+from jitgrad.backends.device_arrays import DeviceArray, borrow, on_host
 from jitgrad.blocks import between
 from jitgrad.errors import ArgumentError, DataError, ShapeError, explain
 from jitgrad.examples import FINITE_ADVICE, Examples, Step, Update, check_finite, check_kind
@@ -23,7 +24,8 @@ Array = npt.NDArray[Any]
 class Batches(Examples):
     """A tuple of data arguments and, for each of their arrays, the axis that counts the examples.
 
-    data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array
+    data: tuple of pytrees of real arrays; a (nested) list of Python numbers counts as one array. What lies on a GPU stays
+        there, and is not looked through for NaN
     params, in_axes: as in `fit`; only to tell which entries of in_axes belong to data
     name: what the caller calls data
     count: examples; batched_params: whether params have a batch axis too; example_bytes: of one example
@@ -42,13 +44,14 @@ class Batches(Examples):
         _, structure = flatten((params, *trees))
         axes = Axes(in_axes, (0,)).of((params, *trees), structure)
         leaves, self._spec = flatten(trees)
-        self._arrays = [np.asarray(leaf) for leaf in leaves]
+        self._arrays = [_array(leaf) for leaf in leaves]
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
         for position, array in enumerate(self._arrays):
             path = leaf_path(name, self._spec, position)
             check_kind(array.dtype, path)
-            check_finite(array, path, FINITE_ADVICE)
+            if not isinstance(array, DeviceArray):
+                check_finite(array, path, FINITE_ADVICE)
         self.count = self._common_length()
         self.example_bytes = sum(array.nbytes // self.count for array, axis in zip(self._arrays, self._axes, strict=True)
                                  if axis is not None)
@@ -115,10 +118,10 @@ class Batches(Examples):
         """The same examples without the last argument."""
         return self._of(self._arrays[:-1], self._axes[:-1], self.whole()[:-1])
 
-    def _of(self, arrays: list[Array], axes: Any, data: tuple[Tree, ...]) -> Batches:
+    def _of(self, arrays: list[Any], axes: Any, data: tuple[Tree, ...]) -> Batches:
         """Other arguments of these examples."""
         made = Batches.__new__(Batches)
-        made.__dict__.update(self.__dict__)
+        made.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_on_host"})
         made._arrays, made._axes = arrays, axes
         _, made._spec = flatten(data)
         return made
@@ -132,17 +135,22 @@ class Batches(Examples):
         return self._unflatten(self._arrays)
 
     def measure(self, metric: Callable[..., Any], params: Tree) -> float:
-        """A metric of the caller's own arrays."""
-        return float(metric(params, *self.whole()))
+        """A metric of the caller's own arrays; of those on a GPU, of copies in the host's memory."""
+        return float(metric(params, *self._on_host))
+
+    @cached_property
+    def _on_host(self) -> tuple[Tree, ...]:
+        return self._unflatten([on_host(array) for array in self._arrays])
 
     def mean(self, loss: Transformed, params: Tree) -> float:
         """The mean of a jit over all examples."""
-        return float(loss(params, *self.whole()))
+        return float(on_host(loss(params, *self.whole())))
 
     def between(self, lo: int, hi: int) -> tuple[Tree, ...]:
         """Examples lo to hi, as views."""
-        return self._unflatten([array if axis is None else between(array, axis, lo, hi)
-                                for array, axis in zip(self._arrays, self._axes, strict=True)])
+        return self._unflatten([
+            array if axis is None else array.between(axis % array.ndim, lo, hi) if isinstance(array, DeviceArray)
+            else between(array, axis, lo, hi) for array, axis in zip(self._arrays, self._axes, strict=True)])
 
     def steps(self, step: Transformed, batch_size: int | None, generator: np.random.Generator) -> Iterator[Step]:
         """One epoch in a fresh random order, or as the examples lie; the last batch may be smaller."""
@@ -161,11 +169,11 @@ class Batches(Examples):
             return self.whole()
         return self._unflatten(self._chosen(examples))
 
-    def _chosen(self, examples: npt.NDArray[np.intp]) -> list[Array]:
-        return [array if axis is None else array.take(examples, axis)
+    def _chosen(self, examples: npt.NDArray[np.intp]) -> list[Any]:
+        return [array if axis is None else _take(array, examples, axis % array.ndim)
                 for array, axis in zip(self._arrays, self._axes, strict=True)]
 
-    def _unflatten(self, leaves: list[Array]) -> tuple[Tree, ...]:
+    def _unflatten(self, leaves: list[Any]) -> tuple[Tree, ...]:
         data: tuple[Tree, ...] = unflatten(self._spec, leaves)
         return data
 
@@ -174,11 +182,12 @@ class _Part(Batches):
     """Some of other examples."""
 
     def __init__(self, whole: Batches, examples: npt.NDArray[np.intp]):
-        self.__dict__.update({name: value for name, value in whole.__dict__.items() if name != "_arrays"})
+        self.__dict__.update({name: value for name, value in whole.__dict__.items()
+                              if name not in ("_arrays", "_on_host")})
         self._whole, self._numbers, self.count = whole, examples, len(examples)
 
     @cached_property
-    def _arrays(self) -> list[Array]:  # type: ignore[override]
+    def _arrays(self) -> list[Any]:  # type: ignore[override]
         return self._whole._chosen(self._numbers)
 
     @property
@@ -188,6 +197,18 @@ class _Part(Batches):
     @property
     def examples(self) -> npt.NDArray[np.intp]:
         return self._whole.examples[self._numbers]
+
+
+def _array(leaf: Any) -> Array | DeviceArray:
+    found = None if isinstance(leaf, np.ndarray) else borrow(leaf)
+    return np.asarray(leaf) if found is None else found
+
+
+def _take(array: Array | DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> Array | DeviceArray:
+    if not isinstance(array, DeviceArray):
+        return array.take(examples, axis)
+    from jitgrad.backends import cuda_copies
+    return cuda_copies.take(array, examples, axis)
 
 
 class Noise:

@@ -30,7 +30,7 @@ class DeviceCall(Call):
     def __init__(self, recorded: Recorded, kernel: backends.Kernel, bound: Bound, reduce: str | None, to_host: bool):
         super().__init__(recorded, kernel, bound, reduce)
         assert bound.on is not None
-        self._gpu, self._to_host = bound.on, to_host
+        self.gpu, self._to_host = bound.on, to_host
         self._library = next(a.library for a in bound.arrays if isinstance(a, DeviceArray))
 
     def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
@@ -38,7 +38,7 @@ class DeviceCall(Call):
         from jitgrad.backends import cuda_copies, cuda_memory
         if out is not None:
             raise errors.ArgumentError("out= takes NumPy arrays; results of arguments on the GPU are new arrays there")
-        with cuda_memory.on(self._gpu):
+        with cuda_memory.on(self.gpu):
             found = self._computed(leaves, None)
             reduced: dict[np.dtype[Any], DeviceArray] = {}
 
@@ -57,24 +57,28 @@ class DeviceCall(Call):
     def results(self, leaves: Sequence[Any], offered: Sequence[Any] = (), numbers: Numbers | None = None) -> Results:
         """What the kernel computes, copied to the host."""
         from jitgrad.backends import cuda_memory
-        with cuda_memory.on(self._gpu):
+        with cuda_memory.on(self.gpu):
             return _on_host(self._computed(leaves, numbers))
 
     def _computed(self, leaves: Sequence[Any], numbers: Numbers | None) -> Any:
         from jitgrad.backends.cuda import CudaKernel
         assert isinstance(self.kernel, CudaKernel)
         leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
-        batched = [self._rows(leaves[k], axis, width) for k, axis, width in self._batched]
-        found = self.kernel.on_device(self._numbers(leaves), batched, self.n)
+        found = self.kernel.on_device(self._numbers(leaves), self.rows_on_device(leaves), self.n)
         self._look_for_failures(leaves, found, numbers)
         return found
 
-    def _rows(self, leaf: Any, axis: int, width: int) -> DeviceArray:
+    def rows_on_device(self, leaves: Sequence[Any]) -> list[DeviceArray]:
+        """`rows` on the GPU: what lies there as a program reads it is not copied."""
         from jitgrad.backends import cuda_copies, cuda_memory
-        if not isinstance(leaf, DeviceArray):
+
+        def rows(leaf: Any, axis: int, width: int) -> DeviceArray:
+            shape = leaf.shape[axis], width
+            if isinstance(leaf, DeviceArray):
+                return cuda_copies.packed(leaf.moved(axis, 0), self.program.dtype).reshaped(shape)
             host = np.ascontiguousarray(np.moveaxis(leaf, axis, 0), self.program.dtype)
-            return cuda_memory.upload(host.reshape(self.n, width), self._gpu)
-        return cuda_copies.packed(leaf.moved(axis, 0), self.program.dtype).reshaped((self.n, width))
+            return cuda_memory.upload(host.reshape(shape), self.gpu)
+        return [rows(leaves[k], axis, width) for k, axis, width in self._batched]
 
     def _numbers(self, leaves: Sequence[Any]) -> Any:
         """All shared numbers: a NumPy vector where all lie on the host, else one on the device."""
@@ -83,7 +87,7 @@ class DeviceCall(Call):
         vector = self.shared([np.zeros(leaf.shape) if isinstance(leaf, DeviceArray) else leaf for leaf in leaves])
         if not there:
             return vector
-        numbers = cuda_memory.upload(vector, self._gpu)
+        numbers = cuda_memory.upload(vector, self.gpu)
         for k in there:
             leaf = self.program.leaves[k]
             cuda_copies.copy(numbers.part(self.program.shared_offset[leaf.first], (leaf.width,)), leaves[k])

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jitgrad.api import Transformed
+from jitgrad.arguments import flatten, unflatten
+from jitgrad.backends.device_arrays import on_host
 from jitgrad.debug import Numbers
 from jitgrad.errors import ArgumentError, DataError, DtypeError, LabelError, NonFiniteError, explain
 
@@ -81,6 +83,9 @@ class Update:
         args = (trainer.now.params, *self.data)
         try:
             value, grads = self._step(*args)
+            if not isinstance(value, np.ndarray | np.generic | float):
+                leaves, spec = flatten(grads)              # the examples lie on a GPU, and so do the results
+                value, grads = on_host(value), unflatten(spec, [on_host(leaf) for leaf in leaves])
         except (LabelError, NonFiniteError):
             if self.numbers is not None:               # the same again, to be told which of the caller's examples it is
                 self._step.sums(args, self.numbers)

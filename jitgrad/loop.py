@@ -19,16 +19,17 @@ import numpy.typing as npt
 from jitgrad import backends, debug
 from jitgrad.api import Transformed, jit
 from jitgrad.arguments import flatten
+from jitgrad.backends.device_arrays import DeviceArray, on_host
 from jitgrad.backends.work import Outcome, Work
 from jitgrad.batches import Batches
 from jitgrad.calls import Call
+from jitgrad.device_calls import DeviceCall
 from jitgrad.examples import Examples
 from jitgrad.optim import Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
     from jitgrad.backends.cuda_training import Training
-    from jitgrad.backends.device_arrays import DeviceArray
     from jitgrad.backends.training import Model
     from jitgrad.trainer import Trainer
 
@@ -161,6 +162,8 @@ class OnGpu:
 
     def rows(self, leaves: Sequence[Any]) -> list[DeviceArray]:
         """Copies on the device; what lies there already is read where it is."""
+        if isinstance(self.call, DeviceCall):
+            return self.call.rows_on_device(leaves)
         return self._steps.rows(self.call.rows([np.asarray(leaf) for leaf in leaves]))
 
     def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> GpuModels:
@@ -183,7 +186,7 @@ class OnGpu:
 def _others(call: Call, params: Tree, example: tuple[Tree, ...], parameters: int) -> Array:
     """What all examples share besides the parameters, which come first."""
     leaves, _ = flatten((params, *example))
-    return call.pack(leaves)[0][parameters:]
+    return call.shared([on_host(leaf) for leaf in leaves])[parameters:]
 
 
 _updates: dict[Any, Call] = {}
@@ -234,7 +237,8 @@ class Loops:
             if asked not in known:
                 params = trainer.now.params
                 call = self.step.prepare(params, *batches.between(0, size))
-                name = backends.resolve(self.step.device, models * size * len(call.program.graph.nodes))
+                on = call.gpu if isinstance(call, DeviceCall) else None
+                name = backends.resolve(self.step.device, models * size * len(call.program.graph.nodes), on)
                 found = kind, id(call.kernel), size, name
                 if found not in self._found:
                     self._found[found] = self._compile(rule, call, params, size, name)

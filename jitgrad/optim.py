@@ -146,7 +146,8 @@ def sgd(
         return p - rate * (g + factor * v if nesterov else v), v
 
     def table(t: int, steps: int) -> Table:
-        return _columns(_rates(learning_rate, rate_of, t, steps), momentum, weight_decay)
+        rates = _rates(learning_rate, rate_of, t, steps)
+        return _columns(rates, rates, momentum, weight_decay)
     rule = Rule(formula, 1 if momentum else 0, lambda t: (rate_of(t), momentum, weight_decay),
                 ("sgd", momentum > 0, nesterov, weight_decay > 0), table)
     return elementwise(rule, f"sgd({describe(learning_rate)}, momentum={momentum!r}, nesterov={nesterov!r}, "
@@ -202,7 +203,7 @@ def _adam(
 
     def table(t: int, steps: int) -> Table:
         (correction, first), rates = _corrections(b1, b2, t, steps), _rates(learning_rate, rate_of, t, steps)
-        return _columns(b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, rates * correction / first,
+        return _columns(rates, b1, 1.0 - b1, b2, 1.0 - b2, eps * correction, rates * correction / first,
                         1.0 - rates * weight_decay)
     return elementwise(Rule(formula, 2, scalars, ("adam", weight_decay > 0), table), description)
 
@@ -221,8 +222,12 @@ def _corrections(b1: float, b2: float, t: int, steps: int) -> tuple[Table, Table
     return np.array([math.sqrt(1.0 - b2**k) for k in numbers]), np.array([1.0 - b1**k for k in numbers])
 
 
-def _columns(*columns: Any) -> Table:
-    return np.stack(np.broadcast_arrays(*columns), axis=1)
+def _columns(rates: Table, *columns: Any) -> Table:
+    """These columns, of which some are one number, each with a row for each of the rates."""
+    table = np.empty((len(rates), len(columns)))
+    for k, column in enumerate(columns):
+        table[:, k] = column
+    return table
 
 
 def penalised(optimizer: Optimizer, l1: float = 0.0, l2: float = 0.0) -> Optimizer:

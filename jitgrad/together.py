@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.backends.work import Line, Outcome, Work
+from jitgrad.backends.work import Line, Work
 from jitgrad.batches import Batches
 from jitgrad.errors import NonFiniteError
 from jitgrad.examples import Update
@@ -28,70 +28,93 @@ def together(loop: Loop, trainings: Sequence[Training]) -> None:
     trainings: of one kind of optimizer, with as many epochs, examples and examples a step; on the same examples or, where
     the loop is for many models, on parts of the same ones; one with noise comes alone
     """
-    first, loops = trainings[0], trainings[0].loops
-    params, pace, made = first.trainer.now.params, Pace(), first.trainer.now.steps
-    examples = _examples(trainings)
-    rows = loops.rows(loop, params, examples)
-    models = loop.models(params, examples.between(0, 1), [training.trainer.numbers() for training in trainings])
-    by_epoch = any(training.watched for training in trainings)
-    orders = _Orders(examples, trainings, pace.most, by_epoch, loop.slice_examples)
-    totals = _Totals(len(trainings), first.steps_per_epoch, loops.mean)
+    _Group(loop, trainings).run()
 
-    def bring_up_to_date(k: int, steps: int, loss: float | None) -> None:
-        trainings[k].trainer.load(loop.numbers(models, k), steps, loss)
 
-    def fail(k: int, done: int, losses: Floats) -> None:
-        part, training = orders.parts[orders.keys[k]], trainings[k]
-        bring_up_to_date(k, made + done, float(losses[done - 1]) if done else None)
-        start, size = part.steps[done]
-        chosen = None if part.order is None else part.order[start:start + size]
-        of = examples if training.noise is not None else training.batches
-        assert isinstance(of, Batches)
-        training.explain(Update(loops.step, of.chosen(chosen), size, chosen), float(losses[done]))
+class _Group:
+    def __init__(self, loop: Loop, trainings: Sequence[Training]):
+        first = trainings[0]
+        self._loop, self._trainings, self._pace, params = loop, trainings, Pace(), first.trainer.now.params
+        self._examples = self._examples_now()
+        self._rows = first.loops.rows(loop, params, self._examples)
+        self._models = loop.models(params, self._examples.between(0, 1), [one.trainer.numbers() for one in trainings])
+        self._made, self._left, self._live = first.trainer.now.steps, first.left, list(range(len(trainings)))
+        by_epoch = any(training.watched for training in trainings)
+        # One model is brought up to date after every slice, for Ctrl-C; many that nobody watches, at their end.
+        self._at_the_end = len(trainings) > 1 and not by_epoch
+        self._entries: list[tuple[list[int], Floats, Floats]] = []
+        self._orders = _Orders(self._examples, trainings, self._pace.most, by_epoch, loop.slice_examples)
+        self._totals = _Totals(len(trainings), first.steps_per_epoch, first.loops.mean)
 
-    def take(outcome: Outcome, seconds: float) -> None:
-        sums, spent = totals.add(live, steps, outcome.losses, seconds)
-        for k, done, why, losses, ended in zip(live, outcome.made.tolist(), outcome.why.tolist(), outcome.losses, sums,
-                                               strict=True):
-            training = trainings[k]
-            try:
-                if why:
-                    fail(k, done, losses)
-                if by_epoch or len(trainings) == 1:
-                    bring_up_to_date(k, made + done, float(losses[-1]))
-                training.progress.advance(float(losses[-1]), done)
-                if len(spent):
-                    training.enter(ended, spent)
-            except NonFiniteError as error:
-                training.error, training.left = error, 0
-    pace.begin()
-    while live := [k for k, training in enumerate(trainings) if training.left]:
-        if first.noise is not None and made % first.steps_per_epoch == 0:
-            examples = _examples(trainings)
-            rows = loops.rows(loop, params, examples)
-        steps, order, rows_of_order = orders.draw(live)
-        rules = {id(trainings[k].trainer.rule): trainings[k].trainer.rule for k in live}
+    def run(self) -> None:
+        self._pace.begin()
+        while self._live and self._left:
+            self._make_a_slice()
+            self._live = [k for k in self._live if self._trainings[k].left]
+            self._pace.begin()                              # what was done meanwhile is no part of a step
+        if self._at_the_end:
+            self._enter_all()
+
+    def _examples_now(self) -> Batches:
+        """What all are trained on, or parts of it; with noise, that of an epoch."""
+        first, trainings = self._trainings[0], self._trainings
+        assert first.noise is None or len(trainings) == 1
+        found = first.examples()
+        assert isinstance(found, Batches)
+        return found if all(training.batches is first.batches for training in trainings) else found.origin
+
+    def _make_a_slice(self) -> None:
+        first = self._trainings[0]
+        if first.noise is not None and self._made % first.steps_per_epoch == 0:
+            self._examples = self._examples_now()
+            self._rows = first.loops.rows(self._loop, first.trainer.now.params, self._examples)
+        live, (steps, order, rows) = self._live, self._orders.draw(self._live)
+        rules = {id(self._trainings[k].trainer.rule): self._trainings[k].trainer.rule for k in live}
         number = {key: row for row, key in enumerate(rules)}
-        scalars = np.stack([rule.rows(made + 1, len(steps)) for rule in rules.values() if rule is not None])
-        lines = [Line(k, row, number[id(trainings[k].trainer.rule)]) for k, row in zip(live, rows_of_order, strict=True)]
-        outcome = loop.run(models, rows, Work(lines, steps, order, scalars))
+        scalars = np.stack([rule.rows(self._made + 1, len(steps)) for rule in rules.values() if rule is not None])
+        lines = [Line(k, row, number[id(self._trainings[k].trainer.rule)]) for k, row in zip(live, rows, strict=True)]
+        outcome = self._loop.run(self._models, self._rows, Work(lines, steps, order, scalars))
         most = int(outcome.made.max())
-        take(outcome, pace.lap(most) / max(1, most))
-        made += len(steps)
-        pace.begin()                                        # what was done meanwhile is no part of a step
-    if not by_epoch and len(trainings) > 1:
-        for k, training in enumerate(trainings):
-            if training.error is None:
-                bring_up_to_date(k, made, None)
+        sums, spent = self._totals.add(live, steps, outcome.losses, self._pace.lap(most) / max(1, most))
+        for line in range(len(live)) if not self._at_the_end else np.flatnonzero(outcome.why).tolist():
+            k, done, why = live[line], int(outcome.made[line]), int(outcome.why[line])
+            try:
+                self._take(k, done, why, outcome.losses[line], sums[line], spent)
+            except NonFiniteError as error:
+                self._trainings[k].error, self._trainings[k].left = error, 0
+        self._made += len(steps)
+        self._left -= len(spent)
+        if self._at_the_end and len(spent):
+            self._entries.append((live, sums, spent))
 
+    def _take(self, k: int, done: int, why: int, losses: Floats, sums: Floats, spent: Floats) -> None:
+        """A slice's steps of one model; raises what its next step fails with, or what is measured."""
+        training = self._trainings[k]
+        if why:
+            part = self._orders.parts[self._orders.keys[k]]
+            self._bring_up_to_date(k, self._made + done, float(losses[done - 1]) if done else None)
+            start, size = part.steps[done]
+            chosen = None if part.order is None else part.order[start:start + size]
+            of = self._examples if training.noise is not None else training.batches
+            assert isinstance(of, Batches)
+            training.explain(Update(training.loops.step, of.chosen(chosen), size, chosen), float(losses[done]))
+        self._bring_up_to_date(k, self._made + done, float(losses[-1]))
+        training.progress.advance(float(losses[-1]), done)
+        if len(spent):
+            training.enter(sums, spent)
 
-def _examples(trainings: Sequence[Training]) -> Batches:
-    """What all are trained on, or parts of it."""
-    first = trainings[0]
-    assert first.noise is None or len(trainings) == 1
-    found = first.examples()
-    assert isinstance(found, Batches)
-    return found if all(training.batches is first.batches for training in trainings) else found.origin
+    def _bring_up_to_date(self, k: int, steps: int, loss: float | None) -> None:
+        self._trainings[k].trainer.load(self._loop.numbers(self._models, k), steps, loss)
+
+    def _enter_all(self) -> None:
+        losses = np.zeros((len(self._trainings), sum(len(spent) for *_, spent in self._entries)))
+        seconds, at = np.concatenate([spent for *_, spent in self._entries]), 0
+        for live, sums, spent in self._entries:
+            losses[live, at:at + len(spent)] = sums
+            at += len(spent)
+        for k in self._live:
+            self._bring_up_to_date(k, self._made, None)
+            self._trainings[k].enter(losses[k], seconds)
 
 
 class _Orders:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_interop import FakeCupy, install
 from referees import assert_same_bits
 
 import jitgrad as jg
 from jitgrad import errors, loop, optim
-from jitgrad.backends import cuda_training
+from jitgrad.backends import cuda_memory, cuda_training
 from jitgrad.backends.work import Line, Work
 from jitgrad.compiler import schedule
 from jitgrad.kernels import cuda_batch, steps
@@ -175,6 +176,35 @@ def check_going_on_from_a_checkpoint() -> None:
     assert_same(again, whole)
 
 
+def check_data_on_the_device() -> None:
+    """Examples that another library has put there are read where they lie, whatever makes the steps."""
+    install("cupy", "cupy", FakeCupy)
+    x, y = examples(12, np.float32)
+    params, there = parameters(curve, np.float32), (FakeCupy(x), FakeCupy(y))
+    uploads: list[tuple[int, ...]] = []
+    fill = cuda_memory.fill
+
+    def noted(target: Any, host: Any) -> None:
+        uploads.append(host.shape)
+        fill(target, host)
+    ways: list[dict[str, Any]] = [{}, {"batch_size": 4}, {"validation": 0.3}, {"clip_norm": 0.5, "batch_size": 8}]
+    for options in ways:
+        expected = fit(curve, params, (x, y), epochs=2, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda_memory, "fill", noted)
+            assert_same(fit(curve, params, there, device="auto", epochs=2, **options), expected)
+        assert not {x.shape, y.shape, (*y.shape, 1)} & set(uploads), "data went through the host"
+    # Another axis and dtype are put in order on the device; labels on the host go there; metrics are given NumPy's arrays.
+    found = fit(curve, params, (FakeCupy(x.T.astype(np.float64)), y), epochs=2, in_axes=(None, 1, 0), batch_size=4,
+                metrics={"mean": lambda p, x, y: float(np.mean(x) + np.mean(y))})
+    np.testing.assert_allclose(found.losses, fit(curve, params, (x, y), epochs=2, batch_size=4).losses, rtol=1e-6)
+    assert found.history[-1].metrics["mean"] == pytest.approx(float(x.mean() + y.mean()), rel=1e-6)
+    with pytest.raises(errors.NonFiniteError, match="became"):
+        fit(curve, params, there, epochs=3, optimizer=optim.sgd(1e30))
+    with pytest.raises(errors.DeviceError, match="lies on the GPU"):
+        fit(curve, params, there, device="cpu")
+
+
 def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)            # numbers that overflow are what some checks are about
     for form in (cuda_training.Resident, cuda_training.Queued):
@@ -198,6 +228,7 @@ def main() -> None:
         check_that_a_failed_step_changes_nothing(work)
     check_errors_and_arguments()
     check_going_on_from_a_checkpoint()
+    check_data_on_the_device()
     schedule.RESIDENT_WORK, usual = 0, schedule.RESIDENT_WORK
     check_against_the_cpu("Queued", network, np.float32, 9, sample_weight=np.linspace(0, 1, 9))
     check_against_the_cpu("Queued", curve, np.float64, 9, batch_size=4)

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import from_dtype
 
 from jitgrad import errors
@@ -99,6 +100,17 @@ def rows(source: DeviceArray, places: DeviceArray) -> DeviceArray:
     width = source.shape[1]
     made = memory.allocate((places.size, width), source.dtype, source.device)
     _over(made.size, _rows(source.dtype), _place(made), _place(source), memory.native(places), width)
+    return made
+
+
+def take(source: DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> DeviceArray:
+    """These examples of an array, which are counted along an axis."""
+    with memory.on(source.device):
+        first = packed(source.moved(axis, 0), source.dtype)
+        width = first.size // max(1, first.shape[0])
+        found = rows(first.reshaped((first.shape[0], width)), memory.upload(examples.astype(np.int32), source.device))
+        made = found.reshaped((len(examples), *first.shape[1:])).moved(0, axis)
+    made.library = source.library
     return made
 
 

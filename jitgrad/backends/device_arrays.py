@@ -94,6 +94,13 @@ class DeviceArray:
         """A contiguous array's elements in another shape."""
         return self.part(0, shape)
 
+    def between(self, axis: int, lo: int, hi: int) -> DeviceArray:
+        """Its elements lo to hi along an axis, where they lie."""
+        shape = list(self.shape)
+        shape[axis] = min(hi, shape[axis]) - lo
+        return DeviceArray(self.address + lo * self.strides[axis], tuple(shape), self.dtype, self.owner, self.device,
+                           self.strides, self.library, self.platform)
+
     def moved(self, source: int, to: int) -> DeviceArray:
         """The same elements with an axis elsewhere."""
         order = list(range(self.ndim))
@@ -103,8 +110,9 @@ class DeviceArray:
 
     def copy_to_host(self) -> npt.NDArray[Any]:
         """The numbers, as a NumPy array; waits for what computes them."""
-        from jitgrad.backends.cuda_memory import download
-        return download(self)
+        from jitgrad.backends import cuda_copies, cuda_memory
+        with cuda_memory.on(self.device):
+            return cuda_memory.download(self if self.is_contiguous else cuda_copies.packed(self, self.dtype))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.platform, self.device if self.platform == CUDA else 0
@@ -150,6 +158,12 @@ def _by_interface(leaf: Any, interface: dict[str, Any], device: int, library: st
         wait(device)
     return DeviceArray(int(interface["data"][0] or 0), interface["shape"], interface["typestr"], leaf, device,
                        interface.get("strides"), library)
+
+
+def on_host(leaf: Any) -> Any:
+    """An array of any library as NumPy's, if it lies on a GPU; anything else as it is."""
+    found = None if isinstance(leaf, np.ndarray | np.generic | float) else borrow(leaf)
+    return leaf if found is None else found.copy_to_host()
 
 
 def to_library(array: DeviceArray, library: str) -> Any:
