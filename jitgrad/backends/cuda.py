@@ -82,8 +82,9 @@ class CudaKernel:
         self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
-        self.plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
-        self._form: Fused | Tape = (Fused if self.plan.fused else Tape)(self.layout, self.plan)
+        plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
+        self._form: Fused | Tape = Tape(self.layout) if plan is None else Fused(self.layout, plan)
+        self.plan = self._form.plan
         self._held = Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}
 

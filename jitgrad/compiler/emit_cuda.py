@@ -29,7 +29,6 @@ from jitgrad.compiler.program import Program
 from jitgrad.compiler.schedule import CudaSchedule
 
 GLOBAL = 1                         # NVVM's address space of device memory
-ROWS_AHEAD = 4                     # rows of an instruction the interpreter has in flight
 
 
 class Layout:
@@ -388,46 +387,3 @@ class FusedCode:
             transposed.finish()
         b.ret_void()
         return function
-
-
-def interpreter_step(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
-    """`void step(code, v, base, uniform, operands, at, width, out, first, step)`: one elementwise instruction.
-
-    Of `width` rows, those numbered first, first + step, …; row r of this thread's example lies at v[base + 32 r], the
-    same for every example at uniform[~r] where r is negative. Operand j of row k is operands[at + j * width + k], and
-    the result goes to row out + k.
-    """
-    real = FLOAT[dtype.name]
-    pointer = real.as_pointer()
-    function, emitter = _function(module, dtype, "step", {
-        "code": I64, "v": pointer, "base": I64, "uniform": pointer, "operands": I32.as_pointer(), "at": I64,
-        "width": I64, "out": I64, "first": I64, "step": I64})
-    code, v, base, uniform, operands, at, width, out, first, step = function.args
-    b = emitter.builder
-    v = b.gep(b.addrspacecast(v, ir.PointerType(real, GLOBAL)), [base])
-    uniform = b.addrspacecast(uniform, ir.PointerType(real, GLOBAL))
-    operands = b.gep(b.addrspacecast(operands, ir.PointerType(I32, GLOBAL)), [at])
-    warp, last = ir.Constant(I64, WARP), b.sub(width, ir.Constant(I64, 1))
-
-    def operand(op_row: ir.Value, j: int) -> ir.Value:
-        place = b.load(b.gep(operands, [b.add(b.mul(width, ir.Constant(I64, j)), op_row)]))
-        row = b.sext(place, I64)
-        varying = b.gep(v, [b.mul(row, warp)])
-        same = b.gep(uniform, [b.not_(row)])
-        return b.load(b.select(b.icmp_signed("<", row, ir.Constant(I64, 0)), same, varying))
-
-    def rows(op: Op) -> None:
-        with counting(b, width, b.mul(step, ir.Constant(I64, ROWS_AHEAD)), first) as k:
-            # Past the end the last row is computed again: the same thread writes the same number.
-            ahead = []
-            for _ in range(ROWS_AHEAD):
-                ahead.append(b.select(b.icmp_signed("<", k, width), k, last))
-                k = b.add(k, step)
-            args = [[operand(row, j) for j in range(op.arity)] for row in ahead]
-            results = [emitter.number(emitter.apply(op, a)) for a in args]
-            for row, result in zip(ahead, results, strict=True):
-                b.store(result, b.gep(v, [b.mul(b.add(out, row), warp)]))
-
-    emit_switch(emitter, code, rows)
-    b.ret_void()
-    return function
