@@ -102,24 +102,29 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
     return kernel(run)
 
 
-def sum_shell(pieces: int) -> Any:
-    """sums[c] = the parts of column c over all blocks: SLICES warps take every SLICES-th block, then add up in order."""
-    def run(part: Any, sums: Any, blocks: int, columns: int) -> None:
+def sum_shell(pieces: int, real: Any) -> Any:
+    """sums[k] = column places[k] over all blocks, in float64; rounded[k] = that / divisor, an address of `real` numbers.
+
+    SLICES warps take every SLICES-th block each, then add up in order. count: of k.
+    """
+    def run(part: Any, sums: Any, rounded: Any, places: Any, blocks: int, columns: int, count: int, divisor: float) -> None:
         shares = cuda.shared.array((SLICES, WARP), types.float64)
         lane, share = cuda.threadIdx.x, cuda.threadIdx.y
-        c = cuda.blockIdx.x * WARP + lane
+        k = cuda.blockIdx.x * WARP + lane
         total = 0.0
-        if c < columns:
+        if k < count:
+            c = places[k]
             for b in range(share, blocks, SLICES):
                 for piece in range(pieces):
                     total += np.float64(part[(b * pieces + piece) * columns + c])
         shares[share, lane] = total
         cuda.syncthreads()
-        if share == 0 and c < columns:
+        if share == 0 and k < count:
             total = shares[0, lane]
-            for k in range(1, SLICES):
-                total += shares[k, lane]
-            sums[c] = total
+            for slice_ in range(1, SLICES):
+                total += shares[slice_, lane]
+            sums[k] = total
+            as_pointer(rounded, part)[k] = real(total / divisor)
     return kernel(run)
 
 

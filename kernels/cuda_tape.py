@@ -79,10 +79,10 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                 elif kind == SUM:
                     for k in range(thread, m * size, threads):
                         j, example = k // size, base + k % size
-                        e, stop = operands[p + j], operands[p + j + 1]
-                        row = operands[e]
+                        start, stop = operands[p + j], operands[p + j + 1]
+                        row = operands[start]
                         total = w[~row] if row < 0 else v[example + row * stride]
-                        for e in range(e + 1, stop):
+                        for e in range(start + 1, stop):
                             row = operands[e]
                             total += w[~row] if row < 0 else v[example + row * stride]
                         v[example + (lo + j) * stride] = total
@@ -91,10 +91,10 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                         j, example = k // size, base + k % size
                         row = operands[p + j]
                         here = w[~row] if row < 0 else v[example + row * stride]
-                        e, stop = operands[p + m + j], operands[p + m + j + 1]
+                        start, stop = operands[p + m + j], operands[p + m + j + 1]
                         found = real(np.nan)
-                        if here >= 0 and here < real(stop - e):            # a float32 beside an int64 is a float64
-                            row = operands[e + np.int64(here)]
+                        if here >= 0 and here < real(stop - start):        # a float32 beside an int64 is a float64
+                            row = operands[start + np.int64(here)]
                             found = w[~row] if row < 0 else v[example + row * stride]
                         v[example + (lo + j) * stride] = found
                 cuda.syncthreads()

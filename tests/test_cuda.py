@@ -28,9 +28,9 @@ from jitgrad import backends, errors, losses
 from jitgrad.backends import cuda as backend
 from jitgrad.backends import cuda_forms, cuda_text
 from jitgrad.backends.cuda import CudaKernel
+from jitgrad.backends.cuda_simulator import tape_holes
 from jitgrad.backends.interpret import InterpretKernel
 from jitgrad.compiler import schedule
-from jitgrad.backends.cuda_simulator import tape_holes
 from jitgrad.compiler.emit_cuda import FusedCode, Layout
 from jitgrad.compiler.program import Program
 from jitgrad.kernels import cuda_lines
@@ -198,8 +198,9 @@ def test_every_operation_compiles(dtype: str, fused: bool, monkeypatch: pytest.M
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_sum_over_blocks_compiles(dtype: str) -> None:
     from numba import cuda, from_dtype, types
-    array = [types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (dtype, "float64")]
-    text, _ = cuda.compile(cuda_forms.sum_kernel(2).py_func, types.void(*array, types.int64, types.int64),
+    i, array = types.int64, [types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (dtype, "float64")]
+    shell = cuda_forms.sum_kernel(2, np.dtype(dtype))
+    text, _ = cuda.compile(shell.py_func, types.void(*array, i, types.Array(i, 1, "C"), i, i, i, types.float64),
                            cc=backend.CC, device=False, abi="numba", output="ptx")
     assert "add.f64" in text or "add.rn.f64" in text
 

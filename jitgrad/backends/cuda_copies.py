@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -84,13 +85,14 @@ def packed(array: DeviceArray, dtype: np.dtype[Any]) -> DeviceArray:
     return made
 
 
-def gather(target: DeviceArray, source: DeviceArray, places: DeviceArray, count: int) -> None:
-    """target[k] = source[places[k]] for k < count, and zeros."""
-    _over(target.size, _gather(target.dtype), _place(target), _place(source), memory.native(places), count, target.size)
+def gather(target: DeviceArray, sources: Sequence[DeviceArray], where: DeviceArray) -> None:
+    """target[k] = sources[where[0, k]][where[1, k]] as far as `where` goes, and zeros: one launch, however many sources."""
+    _over(target.size, _gather(target.dtype), _place(target), tuple(map(_place, sources)), memory.native(where),
+          where.shape[1], target.size)
 
 
-def results(sums: DeviceArray, places: DeviceArray, dtype: np.dtype[Any], divisor: int) -> DeviceArray:
-    """Reduced results in a dtype: sums[places] / divisor."""
-    made = memory.allocate((places.size,), dtype, sums.device)
-    _over(made.size, _result(dtype), _place(made), memory.native(sums), memory.native(places), made.size, float(divisor))
+def results(sums: DeviceArray, dtype: np.dtype[Any], divisor: int) -> DeviceArray:
+    """Reduced results in a dtype: sums / divisor."""
+    made = memory.allocate((sums.size,), dtype, sums.device)
+    _over(made.size, _result(dtype), _place(made), memory.native(sums), made.size, float(divisor))
     return made

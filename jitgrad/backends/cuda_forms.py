@@ -83,13 +83,12 @@ class Fused:
         for function in (self.code.clear, self.code.body, self.code.fold):
             function(module)
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
-                  n: int) -> list[Any]:
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+                  blocks: int, n: int) -> list[Any]:
         slots = self.code.numbers
-        if isinstance(shared, DeviceArray):
+        if isinstance(shared, list):
             numbers = held.scratch("numbers", self.room, self.layout.dtype)
-            places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
-            cuda_copies.gather(numbers, shared, places, len(slots))
+            cuda_copies.gather(numbers, shared, held.table("where", lambda: _where(self.layout, slots)))
         else:
             room = np.zeros(self.room, self.layout.dtype)
             room[:len(slots)] = shared[slots]
@@ -147,31 +146,34 @@ class Tape:
         found[w[w >= 0]] = v[w >= 0, 0]
         return found, found[self.tables.packed]
 
-    def _numbers_on_device(self, held: Held, shared: DeviceArray) -> list[DeviceArray]:
+    def _numbers_on_device(self, held: Held, shared: list[DeviceArray]) -> list[DeviceArray]:
         """The same where they are constants and what was given, in the order of `products.Tabulation`."""
-        t, packed = self.tables.tables, self.tables.packed
-        before, count = len(t.constants), len(t.shared)
-        w = held.table("w", lambda: self.numbers(np.zeros(self.layout.program.shared_size, self.layout.dtype))[0])
-        if count:
-            slots = held.table("slots", lambda: np.array([self.layout.shared[row] for row in t.shared], np.int64))
-            cuda_copies.gather(w.part(before, (count,)), shared, slots, count)
-        made = held.scratch("packed", len(packed), self.layout.dtype)
-        if len(packed):
-            cuda_copies.gather(made, w, held.table("packs", lambda: packed.astype(np.int64)), len(packed))
-        return [w, made]
+        layout, t, packed = self.layout, self.tables.tables, self.tables.packed
+        begin = -(-t.w_size // self.count) * self.count            # `packed` too begins at a multiple of 16 bytes
+        constants = held.table("constants", lambda: np.array(t.constants, layout.dtype))
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
-                  n: int) -> list[Any]:
+        def where() -> Array:
+            slots = np.array([layout.shared[row] for row in t.shared], np.int64)
+            w = np.stack([np.full(len(t.constants), len(shared)), np.arange(len(t.constants))])
+            w = np.concatenate((w, _where(layout, slots), np.zeros((2, begin - t.w_size), np.int64)), axis=1)
+            return np.ascontiguousarray(np.concatenate((w, w[:, packed]), axis=1))
+        made = held.scratch("numbers", begin + len(packed), layout.dtype)
+        cuda_copies.gather(made, [*shared, constants], held.table("where", where))
+        return [made.part(0, (t.w_size,)), made.part(begin, (max(1, len(packed)),))]
+
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+                  blocks: int, n: int) -> list[Any]:
         dtype, tables = self.layout.dtype, self.tables
         listed = [held.table(f"table {k}", lambda k=k: self.listed[k]) for k in range(5)]  # type: ignore[misc]
         acc = held.scratch("acc", self.columns * blocks, dtype)
         stride = self.plan.examples + self.count
         scratch = held.scratch("rows", 1 if self.near else tables.rows * stride * blocks, dtype)
-        if isinstance(shared, DeviceArray) and not tables.tables.once:
+        if isinstance(shared, list) and not tables.tables.once:
             numbers = self._numbers_on_device(held, shared)
         else:
-            there = shared if isinstance(shared, np.ndarray) else shared.copy_to_host()
-            numbers = [held.keep(a) for a in self.numbers(there)]
+            if isinstance(shared, list):
+                shared = np.concatenate([leaf.copy_to_host().reshape(-1) for leaf in shared])
+            numbers = [held.keep(a) for a in self.numbers(shared)]
         addresses: Any = [address(a) for a in arrays]
         if not SIMULATED:
             addresses = memory.native(held.keep(np.array(addresses or [0], np.int64)))
@@ -186,15 +188,26 @@ def _interpreter(dtype: np.dtype[Any], near: bool, threads: int) -> Any:
         from jitgrad.backends.cuda_simulator import tape_holes
         holes = tape_holes(dtype)
     else:
-        holes = {name: _hole(arity, lambda module, line=line: line(module, dtype))
-                 for (name, line), arity in zip(emit_tile.LINES.items(), (11, 13, 13, 12, 13, 11), strict=True)}
+        def hole(name: str) -> Any:
+            arity = len(emit_tile.ARGUMENTS[name].split())
+            return _hole(arity, lambda module: emit_tile.LINES[name](module, dtype))
+        holes = {name: hole(name) for name in emit_tile.LINES}
     return cuda_tape.tape_shell(holes, from_dtype(dtype), near, threads, dtype.itemsize)
 
 
 @cache
-def sum_kernel(pieces: int) -> Any:
+def sum_kernel(pieces: int, dtype: np.dtype[Any]) -> Any:
     """The kernel that adds up what blocks left; see `cuda_batch.sum_shell`."""
-    return cuda_batch.sum_shell(pieces)
+    return cuda_batch.sum_shell(pieces, from_dtype(dtype))
+
+
+def _where(layout: Layout, slots: Array) -> Array:
+    """In which of the shared leaves each of these places of the shared vector is, and where there."""
+    starts = np.array(list(layout.program.shared_offset.values()), np.int64)
+    if not len(slots):
+        return np.zeros((2, 0), np.int64)
+    leaf = np.searchsorted(starts, slots, side="right") - 1
+    return np.stack([leaf, slots - starts[leaf]])
 
 
 def address(array: DeviceArray) -> Any:

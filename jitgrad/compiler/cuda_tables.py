@@ -27,9 +27,15 @@ from jitgrad.kernels.cuda_lines import DENSE, OUTER, PAIR, PLAIN, SUM, TAKE, THI
 #   OUTER                   -, m, n, at, tile           m operands d, m places, n operands x; tile: which of TILES
 #   PLAIN                   -, m, -, at                 m operands, m places
 TALL = 8                           # rows of a dense layer that a thread computes at once
-TILES = ((8, 4), (4, 4), (1, 1))   # of a weight gradient, d by x, that a thread has; float64 has no registers for the first
+TILES = ((8, 4), (4, 4), (1, 1))   # of a weight gradient, d by x, that a thread has
+REGISTERS = 128                    # bytes of them for a tile's sums
 FEW_ROWS = 2                       # so many rows beside the last whole TALL are THIN
 ALIGNED = 4                        # operands and weights that one instruction loads
+
+
+def fits(tile: tuple[int, int], itemsize: int) -> bool:
+    """Whether a thread's registers have room for a tile of a weight gradient."""
+    return tile[0] * tile[1] * itemsize <= REGISTERS
 
 
 class TileTables(Tabulation):
@@ -66,11 +72,11 @@ class TileTables(Tabulation):
             return x[start[j]:start[j + 1]].tobytes() if dense[j] else b""
         for j in [*np.flatnonzero(~self.summed[i.lo:i.hi]).tolist(), -1]:
             if run and (j < 0 or j != run[-1] + 1 or x_of(j) != x_of(run[0])):
-                (self._dense if dense[run[0]] else self._pairs)(i, run, a, x, joined)
+                (self._layer if dense[run[0]] else self._pairs)(i, run, a, x, joined)
                 run = []
             run.append(j)
 
-    def _dense(self, i: Instruction, run: list[int], a: Rows, x: Rows, joined: bool) -> None:
+    def _layer(self, i: Instruction, run: list[int], a: Rows, x: Rows, joined: bool) -> None:
         assert i.segments is not None
         start, lo = i.segments.start, int(self.v[i.lo + run[0]])
         inputs = self._in_v(x[start[run[0]]:start[run[0] + 1]])
@@ -131,7 +137,7 @@ class TileTables(Tabulation):
     def _tile(self, m: int, n: int) -> int:
         """The largest tile of which there is one for each thread, nearly."""
         enough = [k for k, (rows, columns) in enumerate(TILES)
-                  if -(-m // rows) * -(-n // columns) * 4 >= 3 * self.threads and rows * columns * self.itemsize <= 128]
+                  if -(-m // rows) * -(-n // columns) * 4 >= 3 * self.threads and fits((rows, columns), self.itemsize)]
         return enough[0] if enough else len(TILES) - 1
 
     def _in_order(self) -> tuple[npt.NDArray[np.int64], int]:
@@ -146,8 +152,9 @@ class TileTables(Tabulation):
         lines = [line for _, line in sorted(ordered, key=lambda one: one[0])]         # a stable sort: the writer first
         slices = [_operand_slices(line, operands) for line in lines]
         reads = [np.concatenate([operands[s] for s in some]) for some in slices]
-        place, rows = allocate(t.v_size, len(t.in_rows), [(lo, lo + (m if kind > OUTER else 0)) for kind, lo, m, *_ in lines],
-                               [some[some >= 0] for some in reads], np.array(t.out_rows, np.int32))
+        writes = [(lo, lo + (m if kind > OUTER else 0)) for kind, lo, m, *_ in lines]
+        place, rows = allocate(t.v_size, len(t.in_rows), writes, [some[some >= 0] for some in reads],
+                               np.array(t.out_rows, np.int32))
         for some in {(s.start, s.stop) for each in slices for s in each}:
             part = operands[slice(*some)]
             operands[slice(*some)] = np.where(part < 0, part, place[np.maximum(part, 0)])

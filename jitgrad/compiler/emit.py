@@ -162,8 +162,9 @@ def counting(builder: ir.IRBuilder, stop: ir.Value, step: int | ir.Value = 1, st
     back = builder.branch(head)
     if rolled:
         module = builder.module
-        mark = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"]), ir.Constant(I32, len(module.metadata))])
-        mark.operands = mark, mark.operands[0]          # which is how LLVM tells one loop's mark from another's
+        disabled, number = module.add_metadata(["llvm.loop.unroll.disable"]), ir.Constant(I32, len(module.metadata))
+        mark = module.add_metadata([disabled, number])
+        mark.operands = mark, disabled          # which is how LLVM tells one loop's mark from another's
         back.set_metadata("llvm.loop", mark)
     builder.position_at_end(after)
 

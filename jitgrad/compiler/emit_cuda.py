@@ -20,10 +20,10 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from jitgrad.compiler.batch_sums import VECTOR_BYTES, WARP, BatchSums, Phase, board_stride
-from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_switch
+from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows
 from jitgrad.compiler.emit_board import Board
 from jitgrad.compiler.emit_warp import TransposedSum, Warp, two_sum
-from jitgrad.compiler.graph import OPS, Op
+from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.products import single_use_products
 from jitgrad.compiler.program import Program
 from jitgrad.compiler.schedule import CudaSchedule

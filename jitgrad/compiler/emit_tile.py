@@ -16,12 +16,21 @@ import numpy as np
 from llvmlite import ir
 
 from jitgrad.compiler.batch_sums import VECTOR_BYTES
-from jitgrad.compiler.cuda_tables import ALIGNED, TALL, TILES
+from jitgrad.compiler.cuda_tables import ALIGNED, TALL, TILES, fits
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_switch
 from jitgrad.compiler.graph import OPS, Op
 
 GLOBAL = 1                         # NVVM's address space of device memory
 POINTERS = ("v", "w", "packed", "acc")
+# What the function of each kind of line is given: pointers, and 64-bit integers.
+ARGUMENTS = {
+    "step": "v base w operands code lo m at shift thread threads",
+    "dense": "v base packed operands lo m n at b joined shift thread threads",
+    "thin": "v base packed operands lo m n at b joined shift thread threads",
+    "pair": "v base w operands lo m n at joined shift thread threads",
+    "outer": "v base operands acc first m n at tile count shift thread threads",
+    "plain": "v base operands acc first m at count shift thread threads",
+}
 
 
 def _number(value: int) -> ir.Value:
@@ -29,10 +38,10 @@ def _number(value: int) -> ir.Value:
 
 
 class _Line:
-    """A function of one kind of line: `void jitgrad_NAME(names…)`, of pointers and 64-bit integers."""
+    """A function of one kind of line: `void jitgrad_NAME(its ARGUMENTS)`."""
 
-    def __init__(self, module: ir.Module, dtype: np.dtype[Any], name: str, names: str):
-        real, labels = FLOAT[dtype.name], names.split()
+    def __init__(self, module: ir.Module, dtype: np.dtype[Any], name: str):
+        real, labels = FLOAT[dtype.name], ARGUMENTS[name].split()
         kinds = {"operands": I32.as_pointer()} | {k: real.as_pointer() for k in POINTERS}
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), [kinds.get(k, I64) for k in labels]),
                                     f"jitgrad_{name}")
@@ -76,7 +85,7 @@ class _Line:
             yield b.trunc(k, I32)
 
     def split(self, item: ir.Value, shift: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """item >> shift, and the bits below."""
+        """Item >> shift, and the bits below."""
         b = self.builder
         low = b.sub(b.shl(_number(1), shift), _number(1))
         return b.lshr(item, shift), b.and_(item, low)
@@ -135,7 +144,7 @@ class _Line:
 @cache
 def _is_long(op: Op, dtype: np.dtype[Any]) -> bool:
     """Whether an operation divides or calls a library."""
-    line = _Line(ir.Module("trial"), dtype, "trial", "v base shift")
+    line = _Line(ir.Module("trial"), dtype, "step")
     line.one.apply(op, [line.one.constant(0.5)] * op.arity)
     text = str(line.function)
     return "fdiv" in text or "__nv_" in text
@@ -143,7 +152,7 @@ def _is_long(op: Op, dtype: np.dtype[Any]) -> bool:
 
 def step(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
     """Elementwise: v[lo + k] = code(rows operands[at + j · m + k] for each argument j), for k < m."""
-    line = _Line(module, dtype, "step", "v base w operands code lo m at shift thread threads")
+    line = _Line(module, dtype, "step")
     b, m, lo, at = line.builder, line.small("m"), line.small("lo"), line.small("at")
     operands, w = line.device("operands"), line.device("w")
 
@@ -168,8 +177,8 @@ def step(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
 
 
 def dense(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
-    """v[lo + r] = Σₑ packed[b + (r // TALL · n + e) · TALL + r % TALL] · v[operands[at + e]], in the order of e, for r < m."""
-    line = _Line(module, dtype, "dense", "v base packed operands lo m n at b joined shift thread threads")
+    """v[lo + r] = Σₑ packed[b + (r // TALL · n + e) · TALL + r % TALL] · v[operands[at + e]], in the order of e; r < m."""
+    line = _Line(module, dtype, "dense")
     b, m, n, lo, at = line.builder, *map(line.small, ("m", "n", "lo", "at"))
     operands, packed, wide = line.device("operands"), line.device("packed"), line.wide
     sums = [line.variable(wide.type) for _ in range(TALL)]
@@ -207,7 +216,7 @@ def dense(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
 
 def thin(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
     """v[lo + r] = Σₑ packed[b + r · n + e] · v[operands[at + e]], in the order of e, for r < m: an example at a time."""
-    line = _Line(module, dtype, "thin", "v base packed operands lo m n at b joined shift thread threads")
+    line = _Line(module, dtype, "thin")
     b, m, n, lo, at = line.builder, *map(line.small, ("m", "n", "lo", "at"))
     operands, packed, total = line.device("operands"), line.device("packed"), line.variable(line.real)
 
@@ -231,7 +240,7 @@ def pair(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
 
     operands[e] is the row of b_e, operands[n + e] of a_e.
     """
-    line = _Line(module, dtype, "pair", "v base w operands lo m n at joined shift thread threads")
+    line = _Line(module, dtype, "pair")
     b, m, n, lo, at = line.builder, *map(line.small, ("m", "n", "lo", "at"))
     operands, w, total = line.device("operands"), line.device("w"), line.variable(line.real)
 
@@ -260,7 +269,7 @@ def outer(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
     operands[at] on: m rows d, m places, n rows x. A thread has a tile, TILES[tile], of rows and columns that lie the number
     of tiles apart; past the end the last ones again, which are not written.
     """
-    line = _Line(module, dtype, "outer", "v base operands acc first m n at tile count shift thread threads")
+    line = _Line(module, dtype, "outer")
     b, m, n, at = line.builder, *map(line.small, ("m", "n", "at"))
     operands, acc, count = line.device("operands"), b.gep(line.device("acc"), [line.given["first"]]), line.small("count")
     sums = [line.variable(line.real) for _ in range(TILES[0][0] * TILES[0][1])]
@@ -277,15 +286,15 @@ def outer(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
                 here = [b.select(is_there, k, b.sub(size, _number(1))) for is_there, k in zip(there, here, strict=True)]
                 numbers.append(here)
                 exists.append(there)
-                rows.append([line.load(operands, b.add(list_at, k)) for k in here])
+                rows.append([b.gep(line.v, [b.mul(line.load(operands, b.add(list_at, k)), line.stride)]) for k in here])
             firsts = [line.load(operands, b.add(b.add(at, m), k)) for k in numbers[0]]
-            places = [b.gep(acc, [b.add(f, k)]) for f in firsts for k in numbers[1]]
+            places = [b.gep(acc, [b.zext(b.add(f, k), I64)]) for f in firsts for k in numbers[1]]
             for place, total in zip(places, sums, strict=False):
                 b.store(b.load(place), total)
 
             def add(q: ir.Value, exist: list[ir.Value] | None = None) -> None:
                 column = b.mul(q, _number(line.count))
-                d, x = ([line.lanes(line.vector(row, column)) for row in some] for some in rows)
+                d, x = ([line.lanes(line.load(row, column, line.count)) for row in some] for some in rows)
                 if exist is not None:
                     zero = line.one.constant(0.0)
                     d, x = ([[b.select(e, one, zero) for e, one in zip(exist, lanes, strict=True)] for lanes in some]
@@ -304,7 +313,7 @@ def outer(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
                     b.store(b.load(total), place)
 
     for number, sides in enumerate(TILES):
-        if sides[0] * sides[1] * dtype.itemsize <= 128:
+        if fits(sides, dtype.itemsize):
             with b.if_then(b.icmp_signed("==", line.given["tile"], ir.Constant(I64, number))):
                 run(sides)
     return line.done()
@@ -312,7 +321,7 @@ def outer(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
 
 def plain(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
     """acc[first + place_i] += Σ over the examples below `count` of row i; operands[at] on: m rows, m places."""
-    line = _Line(module, dtype, "plain", "v base operands acc first m at count shift thread threads")
+    line = _Line(module, dtype, "plain")
     b, m, at, count = line.builder, *map(line.small, ("m", "at", "count"))
     operands, acc = line.device("operands"), b.gep(line.device("acc"), [line.given["first"]])
     total = line.variable(line.real)
@@ -332,4 +341,5 @@ def plain(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
     return line.done()
 
 
-LINES = {"step": step, "dense": dense, "thin": thin, "pair": pair, "outer": outer, "plain": plain}
+LINES: dict[str, Callable[[ir.Module, np.dtype[Any]], ir.Function]] = {
+    "step": step, "dense": dense, "thin": thin, "pair": pair, "outer": outer, "plain": plain}
