@@ -16,27 +16,27 @@ from jitgrad.kernels.cuda_batch import VECTOR, as_pointer, kernel
 from jitgrad.kernels.cuda_lines import DENSE, OUTER, PAIR, PLAIN, SUM, THIN
 
 FOLD = 16                          # tiles that are added up plainly
-SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
 
 
 def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -> Any:
     """The shell that runs a tape's lines; holes: the functions of compiler/emit_tile.py, by name.
 
-    near: rows lie in shared memory, else in `scratch`. part: pieces · columns numbers a block, as in `cuda_batch`;
+    near: rows lie in shared memory, of which the launch gives a block as much as they need, else in `scratch`. part: pieces · columns numbers a block, as in `cuda_batch`;
     acc: columns numbers a block; w, packed: numbers that all examples share, and those of dense
     layers as they are read; inputs, outputs: a line (array, width, column, row) each; spread: (row, place in w); rows: a
     tile's; columns: sums; n: examples.
     """
     step, dense, thin, pair, outer, plain = (holes[k] for k in ("step", "dense", "thin", "pair", "outer", "plain"))
-    room, count, compensated = SHARED_MEMORY // itemsize, 16 // itemsize, itemsize == 4
+    count, compensated = 16 // itemsize, itemsize == 4
+    bits = count.bit_length() - 1
 
     def run(part: Any, acc: Any, scratch: Any, w: Any, packed: Any, arrays: Any, inputs: Any, outputs: Any, spread: Any,
             table: Any, operands: Any, rows: int, columns: int, shift: int, n: int) -> None:
         thread, block = cuda.threadIdx.x, cuda.blockIdx.x
-        size = count << shift
-        stride = size + count
+        size, wide = count << shift, bits + shift       # examples, 1 << wide
+        stride, within = size + count, size - 1
         if near:
-            v = cuda.shared.array(room, real, VECTOR)
+            v = cuda.shared.array(0, real, VECTOR)
             base = np.int64(0)
         else:
             v = scratch
@@ -50,14 +50,13 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
         for c in range(thread, columns * pieces, threads):
             part[mine + c] = 0
         for k in range(thread, spread.shape[0] * size, threads):
-            v[base + spread[k // size, 0] * stride + k % size] = w[spread[k // size, 1]]
+            v[base + spread[k >> wide, 0] * stride + (k & within)] = w[spread[k >> wide, 1]]
         tiles, at, waiting = (n + size - 1) // size, np.int64(block), 0
         while at < tiles:
             begin = at * size
             exist = min(np.int64(size), n - begin)
             for k in range(thread, inputs.shape[0] * size, threads):
-                # Neighbouring threads have neighbouring columns, which lie side by side.
-                c, example = k % inputs.shape[0], k // inputs.shape[0]
+                c, example = k >> wide, k & within
                 source = as_pointer(arrays[inputs[c, 0]], v)
                 v[base + inputs[c, 3] * stride + example] = source[min(begin + example, n - 1) * inputs[c, 1] + inputs[c, 2]]
             cuda.syncthreads()
@@ -78,7 +77,7 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                     pair(v, base, w, operands, lo, m, length, p, joined, shift, thread, threads)
                 elif kind == SUM:
                     for k in range(thread, m * size, threads):
-                        j, example = k // size, base + k % size
+                        j, example = k >> wide, base + (k & within)
                         start, stop = operands[p + j], operands[p + j + 1]
                         row = operands[start]
                         total = w[~row] if row < 0 else v[example + row * stride]
@@ -88,7 +87,7 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                         v[example + (lo + j) * stride] = total
                 else:
                     for k in range(thread, m * size, threads):
-                        j, example = k // size, base + k % size
+                        j, example = k >> wide, base + (k & within)
                         row = operands[p + j]
                         here = w[~row] if row < 0 else v[example + row * stride]
                         start, stop = operands[p + m + j], operands[p + m + j + 1]
@@ -99,7 +98,7 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                         v[example + (lo + j) * stride] = found
                 cuda.syncthreads()
             for k in range(thread, outputs.shape[0] * size, threads):
-                c, example = k % outputs.shape[0], k // outputs.shape[0]
+                c, example = k >> wide, k & within
                 if example < exist:
                     target = as_pointer(arrays[outputs[c, 0]], v)
                     target[(begin + example) * outputs[c, 1] + outputs[c, 2]] = v[base + outputs[c, 3] * stride + example]

@@ -189,9 +189,9 @@ def check_launches() -> None:
     step(*given)
     start = cuda_copies.launch
 
-    def count(kernel: Any, *args: Any) -> None:
+    def count(kernel: Any, *args: Any, **options: Any) -> None:
         launched.append(str(kernel))
-        start(kernel, *args)
+        start(kernel, *args, **options)
     cuda_copies.launch = cuda.launch = count  # type: ignore[assignment]
     try:
         step(*given)

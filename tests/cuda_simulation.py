@@ -43,7 +43,7 @@ def check_compensation() -> None:
 
 def main() -> None:
     assert "simulator is not a device" in str(problem())
-    schedule.LIGHT_BLOCKS = schedule.TILE_BLOCKS = 2
+    schedule.LIGHT_BLOCKS = schedule.TILE_BLOCKS = schedule.FAR_BLOCKS = 2
     schedule.MULTIPROCESSORS, schedule.HEAVY_WARPS = 1, ((256, 4),)
     cuda_batch.FOLD = 2
     small = {"mlp": PROGRAMS["per_example"](np.float64), "batched": PROGRAMS["batched_parameters"](np.float32)}

@@ -143,7 +143,8 @@ class CudaKernel:
         part = held.scratch("part", blocks * layout.pieces * columns, dtype)
         places = held.table("places", lambda: form.places)
         sums, rounded = (memory.allocate(places.shape, t, self.device) for t in (np.float64, dtype))
-        launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n))
+        launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n),
+               shared=self.plan.shared)
         launch(sum_kernel(layout.pieces, dtype), -(-places.size // WARP), (WARP, cuda_batch.SLICES), memory.native(part),
                memory.native(sums), address(rounded), memory.native(places), blocks, columns, places.size, float(divisor))
         return DeviceResults(sums, rounded, outputs)

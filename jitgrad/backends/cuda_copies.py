@@ -21,11 +21,11 @@ AXES = 4
 BLOCKS = 1024                      # at most; a thread moves several numbers
 
 
-def launch(kernel: Any, grid: int, block: Any, *args: Any) -> None:
-    """Start a kernel on the default stream."""
+def launch(kernel: Any, grid: int, block: Any, *args: Any, shared: int = 0) -> None:
+    """Start a kernel on the default stream; shared: bytes of shared memory beside what the kernel names itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")             # numba warns of small grids; a small batch has one
-        configured = kernel[grid, block]
+        configured = kernel[grid, block, 0, shared]
     configured(*args)
 
 

@@ -226,10 +226,18 @@ def thin(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
             row, example = line.split(item, shift)
             weights = b.add(line.small("b"), b.mul(row, n))
             b.store(line.one.constant(-0.0), total)
-            with line.upto(n) as e:
-                source = b.mul(line.load(operands, b.add(at, e)), line.stride)
-                x, w = line.load(line.v, b.add(source, example)), line.load(packed, b.add(weights, e))
-                line.accumulate(line.one, total, w, x, joined)
+            whole = b.sub(n, b.srem(n, _number(ALIGNED)))
+
+            def add(rows: list[ir.Value], e: ir.Value) -> None:
+                pairs = [(line.load(packed, b.add(weights, b.add(e, _number(k)))),
+                          line.load(line.v, b.add(b.mul(row, line.stride), example))) for k, row in enumerate(rows)]
+                for w, x in pairs:
+                    line.accumulate(line.one, total, w, x, joined)
+            with line.upto(whole, ALIGNED) as e:                # all loads are under way before the first is used
+                rows = line.load(operands, b.add(at, e), ALIGNED)
+                add([b.extract_element(rows, _number(k)) for k in range(ALIGNED)], e)
+            with line.upto(n, 1, whole) as e:
+                add([line.load(operands, b.add(at, e))], e)
             line.store(b.load(total), b.add(lo, row), example)
     line.either(run)
     return line.done()

@@ -69,7 +69,8 @@ def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
 MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
-LIGHT_BLOCKS, TILE_BLOCKS = 16 * MULTIPROCESSORS, 4 * MULTIPROCESSORS
+LIGHT_BLOCKS = 16 * MULTIPROCESSORS
+TILE_BLOCKS, FAR_BLOCKS = 4, 2     # of a multiprocessor, at most: 256 threads that may have 255 registers each
 # By the words a thread holds at once (`most_alive`, and accumulators), how many warps' registers a multiprocessor has
 # room for: compiled, a body takes up to 128, 168 or 255. Blocks that wait for others to end would double the time.
 HEAVY_WARPS = ((88, 16), (150, 12), (256, 8))
@@ -93,6 +94,7 @@ class CudaSchedule:
     blocks: int                        # at most
     unroll: int
     examples: int                      # a block has at once
+    shared: int = 0                    # bytes of shared memory that a block is given at the launch
 
     def grid(self, n: int) -> int:
         """How many blocks run a batch of n."""
@@ -115,8 +117,9 @@ def for_tile(rows: int, dtype: np.dtype[Any]) -> tuple[CudaSchedule, bool]:
         return rows * (examples * dtype.itemsize + PADDING)
     for examples in TILE_EXAMPLES:
         if size(examples) <= SHARED_MEMORY:
-            return CudaSchedule(False, False, TILE_THREADS, TILE_BLOCKS, 1, examples), True
-    blocks = min(TILE_BLOCKS, max(1, SCRATCH_BYTES // size(WARP)))
+            blocks = min(TILE_BLOCKS, SHARED_IN_ALL // (size(examples) + 1024)) * MULTIPROCESSORS
+            return CudaSchedule(False, False, TILE_THREADS, blocks, 1, examples, size(examples)), True
+    blocks = min(FAR_BLOCKS * MULTIPROCESSORS, max(1, SCRATCH_BYTES // size(WARP)))
     return CudaSchedule(False, False, FAR_THREADS, blocks, 1, WARP), False
 
 
