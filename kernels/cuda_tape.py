@@ -21,10 +21,10 @@ FOLD = 16                          # tiles that are added up plainly
 def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -> Any:
     """The shell that runs a tape's lines; holes: the functions of compiler/emit_tile.py, by name.
 
-    near: rows lie in shared memory, of which the launch gives a block as much as they need, else in `scratch`. part: pieces · columns numbers a block, as in `cuda_batch`;
-    acc: columns numbers a block; w, packed: numbers that all examples share, and those of dense
-    layers as they are read; inputs, outputs: a line (array, width, column, row) each; spread: (row, place in w); rows: a
-    tile's; columns: sums; n: examples.
+    near: rows lie in shared memory, of which the launch gives a block as much as they need, else in `scratch`.
+    part: pieces · columns numbers a block, as in `cuda_batch`; acc: columns numbers a block; w, packed: numbers that all
+    examples share, and those of dense layers as they are read; inputs, outputs: a line (array, width, column, row) each;
+    spread: (row, place in w); rows: a tile's; columns: sums; n: examples.
     """
     step, dense, thin, pair, outer, plain = (holes[k] for k in ("step", "dense", "thin", "pair", "outer", "plain"))
     count, compensated = 16 // itemsize, itemsize == 4
@@ -77,25 +77,25 @@ def tape_shell(holes: Any, real: Any, near: bool, threads: int, itemsize: int) -
                     pair(v, base, w, operands, lo, m, length, p, joined, shift, thread, threads)
                 elif kind == SUM:
                     for k in range(thread, m * size, threads):
-                        j, example = k >> wide, base + (k & within)
+                        j, place = k >> wide, base + (k & within)
                         start, stop = operands[p + j], operands[p + j + 1]
                         row = operands[start]
-                        total = w[~row] if row < 0 else v[example + row * stride]
+                        total = w[~row] if row < 0 else v[place + row * stride]
                         for e in range(start + 1, stop):
                             row = operands[e]
-                            total += w[~row] if row < 0 else v[example + row * stride]
-                        v[example + (lo + j) * stride] = total
+                            total += w[~row] if row < 0 else v[place + row * stride]
+                        v[place + (lo + j) * stride] = total
                 else:
                     for k in range(thread, m * size, threads):
-                        j, example = k >> wide, base + (k & within)
+                        j, place = k >> wide, base + (k & within)
                         row = operands[p + j]
-                        here = w[~row] if row < 0 else v[example + row * stride]
+                        here = w[~row] if row < 0 else v[place + row * stride]
                         start, stop = operands[p + m + j], operands[p + m + j + 1]
                         found = real(np.nan)
                         if here >= 0 and here < real(stop - start):        # a float32 beside an int64 is a float64
                             row = operands[start + np.int64(here)]
-                            found = w[~row] if row < 0 else v[example + row * stride]
-                        v[example + (lo + j) * stride] = found
+                            found = w[~row] if row < 0 else v[place + row * stride]
+                        v[place + (lo + j) * stride] = found
                 cuda.syncthreads()
             for k in range(thread, outputs.shape[0] * size, threads):
                 c, example = k >> wide, k & within

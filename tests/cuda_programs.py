@@ -77,6 +77,8 @@ PROGRAMS: dict[str, Callable[[Any], Program]] = {
     "mlp_2_16_16_1": lambda t: _mlp((2, 16, 16, 1), t),
     "tape_64_32_10": _digits,
     "attention": _attention,
+    # Weights that are used at every step: their gradients are sums of several outer products.
+    "recurrent": lambda t: program(lambda w, x: sum((w @ (w @ (w @ x)))**2), np.ones((4, 4), t), np.ones((2, 4), t)),
     "per_example": lambda t: _mlp((2, 4, 3, 1), t, reduce=None),
     # One parameter set an example: nothing is shared, and the gradient has rows.
     "batched_parameters": lambda t: program(

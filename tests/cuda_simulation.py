@@ -61,7 +61,8 @@ def main() -> None:
     for n in (1, 67):                                          # 67: two trips of two blocks of 32
         check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy by tape")
     check(PROGRAMS["mlp_2_16_16_1"](np.float32), 131, "mlp by tape")          # 131: three tiles of a block, two folds
-    check(PROGRAMS["attention"](np.float32), 33, "attention by tape")
+    for name in ("attention", "recurrent"):
+        check(PROGRAMS[name](np.float32), 33, f"{name} by tape")
     schedule.SHARED_MEMORY = 0
     check(PROGRAMS["per_example"](np.float64), 33, "per_example by tape, far")
     check(PROGRAMS["mlp_2_16_16_1"](np.float64), 67, "mlp by tape, far")

@@ -301,7 +301,7 @@ def test_a_fold_keeps_what_a_float32_sum_loses() -> None:
     assert_same_bits(host.sums(), np.full(len(host.layout.column_of), 2.0 + 2.0**-20))
 
 
-LINED = {name: PROGRAMS[name] for name in ("mlp_2_16_16_1", "cross_entropy", "attention")} | {"operations": every_operation}
+LINED = {name: PROGRAMS[name] for name in ("mlp_2_16_16_1", "cross_entropy", "attention", "recurrent")} | {"operations": every_operation}
 
 
 @pytest.mark.parametrize("examples", [32, 13])

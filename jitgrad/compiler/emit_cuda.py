@@ -294,9 +294,10 @@ class FusedCode:
         if self.plan.light:
             with b.if_else(b.icmp_signed("<=", b.add(i, ir.Constant(I64, unroll)), n), likely=True) as (whole, rest):
                 with whole:
-                    rows = self._light(emitter, numbers, held(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize), acc)
+                    whole_vectors = held(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize)
+                    rows = self._light(one, numbers, whole_vectors, acc, unroll)
                 with rest, counting(b, b.sub(n, i)) as k:
-                    self._light(one, numbers, held(b.add(i, k), lambda width: 1), acc)
+                    self._light(one, numbers, held(b.add(i, k), lambda width: 1), acc, 1)
         else:
             exists = [b.icmp_signed("<", b.add(i, ir.Constant(I64, member)), n) for member in range(unroll)]
             last = b.sub(n, ir.Constant(I64, 1))
@@ -313,15 +314,20 @@ class FusedCode:
         for member in separate(emitter, value):
             b.store(b.fadd(b.load(at), member), at)
 
-    def _light(self, emitter: Emitter, numbers: ir.Value, held: list[_Numbers], acc: ir.Value) -> list[int]:
-        """Neighbouring examples, which all exist; every result is summed by the thread itself."""
+    def _light(self, emitter: Emitter, numbers: ir.Value, held: list[_Numbers], acc: ir.Value, members: int) -> list[int]:
+        """Neighbouring examples, which all exist, one after the other; each result is summed by the thread itself."""
         layout, widths = self.layout, self.layout.widths
-        sink = _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
-                           lambda array, column, member: (held[array], member * widths[array] + column),
-                           lambda place, value: self._accumulate(emitter, acc, place, value))
-        sink.prefetch()                             # all that is read is under way before any of it is used
-        emit_rows(emitter, layout.tape, sink, self._rows(self.sums.private), layout.stored_rows, self._joined)
-        return sink.numbers.rows
+
+        def sink(member: int) -> _ThreadSink:
+            return _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
+                               lambda array, column, _: (held[array], member * widths[array] + column),
+                               lambda place, value: self._accumulate(emitter, acc, place, value))
+        sinks = [sink(member) for member in range(members)]
+        for one in sinks:                           # all that is read is under way before any of it is used
+            one.prefetch()
+        for one in sinks:
+            emit_rows(emitter, layout.tape, one, self._rows(self.sums.private), layout.stored_rows, self._joined)
+        return sinks[0].numbers.rows
 
     def _heavy(self, emitter: Emitter, numbers: ir.Value, held: list[list[_Numbers]], exists: list[ir.Value], acc: ir.Value,
                board: ir.Value) -> list[int]:
