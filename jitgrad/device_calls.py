@@ -1,8 +1,8 @@
 """Calls whose arguments lie on a GPU: nothing passes through the host, and results stay there.
 
 Of the arguments that lie on the host too, the shared ones travel in one copy, batched ones in one each. Where a function
-checks its arguments (labels), one number is read back, and so waited for; else nothing is. A tape that is interpreted works
-out on the host what all examples share, and so reads the parameters back.
+checks its arguments (labels), one number is read back, and so waited for; else nothing is. A tape that is run line by line
+works out on the host what follows from shared numbers alone, and so reads the parameters back where there is such a thing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class DeviceCall(Call):
         if out is not None:
             raise errors.ArgumentError("out= takes NumPy arrays; results of arguments on the GPU are new arrays there")
         with cuda_memory.on(self.gpu):
-            found = self._computed(leaves, None)
-            reduced: dict[np.dtype[Any], DeviceArray] = {}
+            divisor = self.n if self._mean else 1
+            found = self._computed(leaves, None, divisor)
+            reduced = {self.program.dtype: found.rounded}
 
             def result(p: Part) -> Any:
                 if p.example is not None:
@@ -48,8 +49,7 @@ class DeviceCall(Call):
                     made = cuda_copies.packed(made, p.dtype)
                 else:
                     if p.dtype not in reduced:
-                        divisor = self.n if self._mean else 1
-                        reduced[p.dtype] = cuda_copies.results(found.sums, found.places, p.dtype, divisor)
+                        reduced[p.dtype] = cuda_copies.results(found.sums, p.dtype, divisor)
                     made = reduced[p.dtype].part(p.start, p.shape)
                 return made.copy_to_host() if self._to_host else to_library(made, self._library)
             return self._unflatten([result(p) for p in self._values]), [result(p) for p in self._gradients]
@@ -60,11 +60,11 @@ class DeviceCall(Call):
         with cuda_memory.on(self.gpu):
             return _on_host(self._computed(leaves, numbers))
 
-    def _computed(self, leaves: Sequence[Any], numbers: Numbers | None) -> Any:
+    def _computed(self, leaves: Sequence[Any], numbers: Numbers | None, divisor: int = 1) -> Any:
         from jitgrad.backends.cuda import CudaKernel
         assert isinstance(self.kernel, CudaKernel)
         leaves = [leaf.data if isinstance(leaf, Value) else leaf for leaf in leaves]
-        found = self.kernel.on_device(self._numbers(leaves), self.rows_on_device(leaves), self.n)
+        found = self.kernel.on_device(self._numbers(leaves), self.rows_on_device(leaves), self.n, divisor)
         self._look_for_failures(leaves, found, numbers)
         return found
 
@@ -81,32 +81,34 @@ class DeviceCall(Call):
         return [rows(leaves[k], axis, width) for k, axis, width in self._batched]
 
     def _numbers(self, leaves: Sequence[Any]) -> Any:
-        """All shared numbers: a NumPy vector where all lie on the host, else one on the device."""
+        """All shared numbers: a NumPy vector where all lie on the host, else each shared leaf on the device."""
         from jitgrad.backends import cuda_copies, cuda_memory
-        there = [k for k in self._shared if isinstance(leaves[k], DeviceArray)]
+        program = self.program
+        shared = [k for k, leaf in enumerate(program.leaves) if leaf.shared]     # of them, the last are no arguments
+        there = {k: cuda_copies.packed(leaves[k], program.dtype) for k in self._shared if isinstance(leaves[k], DeviceArray)}
+        if len(there) == len(shared) > 0:
+            return list(there.values())
         vector = self.shared([np.zeros(leaf.shape) if isinstance(leaf, DeviceArray) else leaf for leaf in leaves])
         if not there:
             return vector
-        numbers = cuda_memory.upload(vector, self.gpu)
-        for k in there:
-            leaf = self.program.leaves[k]
-            cuda_copies.copy(numbers.part(self.program.shared_offset[leaf.first], (leaf.width,)), leaves[k])
-        return numbers
+        uploaded, offsets = cuda_memory.upload(vector, self.gpu), program.shared_offset
+        return [there[k] if k in there else uploaded.part(offsets[program.leaves[k].first], (program.leaves[k].width,))
+                for k in shared]
 
     def _look_for_failures(self, leaves: Sequence[Any], found: Any, numbers: Numbers | None) -> None:
         wants_nans = debug.nans_are_errors()
         if not self.program.checks and not wants_nans:
             return
-        failures = int(found.places.part(0, (1,)).copy_to_host()[0])
-        if not wants_nans and found.sums.part(failures, (1,)).copy_to_host()[0] == 0:
+        if not wants_nans and found.sums.part(0, (1,)).copy_to_host()[0] == 0:
             return
         host = [leaf.copy_to_host() if isinstance(leaf, DeviceArray) else leaf for leaf in leaves]
         shared, batched = self.pack(host)
-        if found.sums.copy_to_host()[failures] != 0:
+        found_sums = found.sums.copy_to_host()
+        if found_sums[0] != 0:
             debug.blame_check(self.program, shared, batched, self.n, numbers)
         if wants_nans:
             debug.blame_nan(self.program, shared, batched, self.n, _on_host(found), numbers)
 
 
 def _on_host(found: Any) -> Results:
-    return Results(found.sums.copy_to_host()[found.places.copy_to_host()], [a.copy_to_host() for a in found.examples])
+    return Results(found.sums.copy_to_host(), [a.copy_to_host() for a in found.examples])

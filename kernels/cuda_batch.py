@@ -70,6 +70,8 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
             numbers[k] = source[k]
         for k in range(thread, tiles_size, block):
             tiles[k] = 0
+        for k in range(thread, board_size, block):
+            board[k] = 0                                   # a tile reads a little beyond what was written
         cuda.syncthreads()
         clear(acc)
         first = thread // WARP * size
@@ -102,110 +104,29 @@ def fused_shell(clear: Any, body: Any, fold: Any, real: Any, slots: int, columns
     return kernel(run)
 
 
-def tape_shell(step: Any, real: Any, warps: int, pieces: int) -> Any:
-    """The shell that interprets a tape: compiled once for all programs of a dtype.
+def sum_shell(pieces: int, real: Any) -> Any:
+    """sums[k] = column places[k] over all blocks, in float64; rounded[k] = that / divisor, an address of `real` numbers.
 
-    A block has WARP examples at a time, one a lane; its `warps` warps share the rows of each instruction. A row's
-    place is its number among the rows that vary, or ~its number among those that are the same for every example.
-    step(code, v, base, uniform, operands, at, width, out, first, step): one elementwise instruction, this lane's rows
-        first, first + step, … of `width`
-    scratch: WARP numbers for each varying row of each block; uniform: the rows that do not vary; table: a line (code,
-    width, first row written, operands at) for each instruction, code -1 a sum over lists, -2 a take from them;
-    inputs, outputs: a line (array, width, column, place) each; sums: the places of the columns.
+    SLICES warps take every SLICES-th block each, then add up in order. count: of k.
     """
-    compensated, padded = pieces == 2, WARP + 1         # padded, so that a column's 32 numbers lie in 32 banks
-
-    def run(part: Any, scratch: Any, uniform: Any, arrays: Any, inputs: Any, outputs: Any, sums: Any, table: Any,
-            operands: Any, rows: int, n: int) -> None:
-        tile = cuda.shared.array((warps, WARP, padded), real)
-        lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
-        columns = sums.size
-        base = cuda.blockIdx.x * rows * WARP + lane
-        mine = cuda.blockIdx.x * columns * pieces
-        for c in range(warp * WARP + lane, columns * pieces, WARP * warps):
-            part[mine + c] = 0
-        stride = cuda.gridDim.x * WARP
-        trips = (n + stride - 1) // stride
-        for trip in range(trips):
-            i = trip * stride + cuda.blockIdx.x * WARP + lane
-            exists = i < n
-            i = min(i, n - 1)
-            for c in range(warp, inputs.shape[0], warps):
-                source = as_pointer(arrays[inputs[c, 0]], tile)
-                scratch[base + inputs[c, 3] * WARP] = source[i * inputs[c, 1] + inputs[c, 2]]
-            cuda.syncthreads()
-            for t in range(table.shape[0]):
-                code, width, out, at = table[t, 0], table[t, 1], table[t, 2], table[t, 3]
-                if code >= 0:
-                    step(code, scratch, base, uniform, operands, at, width, out, warp, warps)
-                elif code == -1:
-                    for j in range(warp, width, warps):
-                        first, last = operands[at + j], operands[at + j + 1]
-                        p = operands[first]
-                        total = uniform[~p] if p < 0 else scratch[base + p * WARP]
-                        for e in range(first + 1, last):
-                            p = operands[e]
-                            total += uniform[~p] if p < 0 else scratch[base + p * WARP]
-                        scratch[base + (out + j) * WARP] = total
-                else:
-                    for j in range(warp, width, warps):
-                        p = operands[at + j]
-                        here = uniform[~p] if p < 0 else scratch[base + p * WARP]
-                        first, last = operands[at + width + j], operands[at + width + j + 1]
-                        found = real(np.nan)
-                        if here >= 0 and here < real(last - first):    # a float32 beside an int64 is a float64
-                            p = operands[first + np.int64(here)]
-                            found = uniform[~p] if p < 0 else scratch[base + p * WARP]
-                        scratch[base + (out + j) * WARP] = found
-                cuda.syncthreads()
-            for c in range(warp, outputs.shape[0], warps):
-                target, p = as_pointer(arrays[outputs[c, 0]], tile), outputs[c, 3]
-                target[i * outputs[c, 1] + outputs[c, 2]] = uniform[~p] if p < 0 else scratch[base + p * WARP]
-            for first in range(0, columns, WARP * warps):
-                own = first + warp * WARP
-                for k in range(min(WARP, columns - own)):
-                    p = sums[own + k]
-                    value = uniform[~p] if p < 0 else scratch[base + p * WARP]
-                    tile[warp, k, lane] = value if exists else real(0)
-                cuda.syncthreads()
-                c = own + lane
-                if c < columns:
-                    other = tile[warp, lane, 0]
-                    for k in range(1, WARP):
-                        other += tile[warp, lane, k]
-                    total = part[mine + c]
-                    both = total + other
-                    part[mine + c] = both
-                    if compensated:
-                        of_other = both - total
-                        part[mine + columns + c] += (total - (both - of_other)) + (other - of_other)
-                cuda.syncthreads()
-        if compensated:
-            for c in range(warp * WARP + lane, columns, WARP * warps):
-                total = part[mine + c]
-                if total - total != 0:
-                    part[mine + columns + c] = 0
-    return kernel(run)
-
-
-def sum_shell(pieces: int) -> Any:
-    """sums[c] = the parts of column c over all blocks: SLICES warps take every SLICES-th block, then add up in order."""
-    def run(part: Any, sums: Any, blocks: int, columns: int) -> None:
+    def run(part: Any, sums: Any, rounded: Any, places: Any, blocks: int, columns: int, count: int, divisor: float) -> None:
         shares = cuda.shared.array((SLICES, WARP), types.float64)
         lane, share = cuda.threadIdx.x, cuda.threadIdx.y
-        c = cuda.blockIdx.x * WARP + lane
+        k = cuda.blockIdx.x * WARP + lane
         total = 0.0
-        if c < columns:
+        if k < count:
+            c = places[k]
             for b in range(share, blocks, SLICES):
                 for piece in range(pieces):
                     total += np.float64(part[(b * pieces + piece) * columns + c])
         shares[share, lane] = total
         cuda.syncthreads()
-        if share == 0 and c < columns:
+        if share == 0 and k < count:
             total = shares[0, lane]
-            for k in range(1, SLICES):
-                total += shares[k, lane]
-            sums[c] = total
+            for slice_ in range(1, SLICES):
+                total += shares[slice_, lane]
+            sums[k] = total
+            as_pointer(rounded, part)[k] = real(total / divisor)
     return kernel(run)
 
 

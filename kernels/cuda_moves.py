@@ -27,21 +27,21 @@ def copy_shell(source_type: Any, target_type: Any) -> Any:
 
 
 def gather_shell(real: Any) -> Any:
-    """target[k] = source[places[k]] for k below `count`, 0 up to `size`."""
-    def run(target: Any, source: Any, places: Any, count: int, size: int) -> None:
+    """target[k] = source number where[0, k], there where[1, k], for k below `count`; 0 up to `size`."""
+    def run(target: Any, sources: Any, where: Any, count: int, size: int) -> None:
         sample = cuda.local.array(1, real)
-        into, given = as_pointer(target, sample), as_pointer(source, sample)
+        into = as_pointer(target, sample)
         for k in range(cuda.grid(1), size, cuda.gridsize(1)):
-            into[k] = given[places[k]] if k < count else real(0)
+            into[k] = as_pointer(sources[where[0, k]], sample)[where[1, k]] if k < count else real(0)
     return kernel(run)
 
 
 def result_shell(real: Any) -> Any:
-    """target[k] = sums[places[k]] / divisor: float64 sums, rounded once."""
-    def run(target: Any, sums: Any, places: Any, count: int, divisor: float) -> None:
+    """target[k] = sums[k] / divisor: float64 sums, rounded once."""
+    def run(target: Any, sums: Any, count: int, divisor: float) -> None:
         into = as_pointer(target, cuda.local.array(1, real))
         for k in range(cuda.grid(1), count, cuda.gridsize(1)):
-            into[k] = real(sums[places[k]] / divisor)
+            into[k] = real(sums[k] / divisor)
     return kernel(run)
 
 

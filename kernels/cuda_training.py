@@ -77,6 +77,8 @@ def training_shell(clear: Any, body: Any, fold: Any, update: Any, real: Any, slo
             numbers[stride + k] = state[model, k]              # what is no parameter's stays in both
         for k in range(thread, tiles_size, block):
             tiles[k] = 0
+        for k in range(thread, board_size, block):
+            board[k] = 0                                       # a tile reads a little beyond what was written
         clear(acc)
         cuda.syncthreads()
         half, made, why = 0, 0, 0
@@ -153,24 +155,24 @@ def training_shell(clear: Any, body: Any, fold: Any, update: Any, real: Any, slo
 def step_shell(update: Any, real: Any, count: int, stride: int, block: int, mean: bool) -> Any:
     """The shell, for one block, that ends a step: sums to gradient, update, and whether the step is made.
 
-    numbers, fresh: the two copies of a model's numbers, in device memory; sums: of the columns, in float64, rounded once;
+    numbers, fresh: the two copies of a model's numbers, in device memory; sums: the results, in float64, rounded once;
     status: (steps made, why not the next), so that steps queued behind one that failed do nothing; scalars: (steps, width),
     losses: (steps,), of which the step takes its own; size: examples.
     """
-    def run(numbers: Any, fresh: Any, sums: Any, places: Any, scalars: Any, losses: Any, status: Any, size: int) -> None:
+    def run(numbers: Any, fresh: Any, sums: Any, scalars: Any, losses: Any, status: Any, size: int) -> None:
         thread, made, why = cuda.threadIdx.x, status[0], status[1]
         cuda.syncthreads()                                     # all have read the status before one writes it
         if why == 0:
             divisor = float(size) if mean else 1.0
-            loss = real(sums[places[1]] / divisor)
-            if sums[places[0]] != 0:
+            loss = real(sums[1] / divisor)
+            if sums[0] != 0:
                 why = CHECK_FAILED
             elif loss - loss != 0:
                 why = LOSS_NOT_FINITE
             else:
                 row, wrong = scalars[made], 0
                 for j in range(thread, count, block):
-                    update(row, numbers, fresh, real(sums[places[2 + j]] / divisor), j)
+                    update(row, numbers, fresh, real(sums[2 + j] / divisor), j)
                     if fresh[j] - fresh[j] != 0:
                         wrong = 1
                 if cuda.syncthreads_or(wrong):

@@ -41,12 +41,12 @@ class Device:
     def download(self, array: DeviceArray) -> Any:
         return cuda_memory.host_view(array).copy()
 
-    def launch(self, kernel: Any, grid: Any, block: Any, *args: Any) -> None:
+    def launch(self, kernel: Any, grid: Any, block: Any, *args: Any, shared: int = 0) -> None:
         given: list[Any] = []
         signature = types.void(*[_flatten(argument, given) for argument in args])
         text = _compiled(kernel, signature)
         self.launches.append((kernel.py_func.__qualname__, grid, block))
-        self.executed += ptx_machine.launch(text, self.memory, _three(grid), _three(block), given)
+        self.executed += ptx_machine.launch(text, self.memory, _three(grid), _three(block), given, shared)
 
 
 def _three(shape: Any) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from referees import assert_close, assert_same_bits
 
 import jitgrad as jg
 from jitgrad import errors, losses
-from jitgrad.backends import cuda_memory, device_arrays
+from jitgrad.backends import cuda, cuda_copies, cuda_memory, device_arrays
 from jitgrad.backends.device_arrays import DeviceArray
 
 
@@ -67,6 +67,7 @@ def drawn(n: int, dtype: Any) -> tuple[dict[str, Any], Any, Any]:
 def check_both_ways(cls: type[Fake], dtype: Any) -> None:
     params, x, y = drawn(9, dtype)
     step, reference = jg.value_and_grad(loss), jg.value_and_grad(loss, device="interpret")
+    step({k: cls(v) for k, v in params.items()}, cls(x), cls(y))       # tables that never change are copied in once
     uploads: list[int] = []
     fill = cuda_memory.fill
     cuda_memory.fill = lambda target, host: uploads.append(host.size) or fill(target, host)  # type: ignore[func-returns-value]
@@ -74,7 +75,7 @@ def check_both_ways(cls: type[Fake], dtype: Any) -> None:
         value, grads = step({k: cls(v) for k, v in params.items()}, cls(x), cls(y))
         expected, wanted = reference(params, x, y)
         assert type(value) is type(grads["w"]) is cls
-        assert max(uploads) < x.size, "data went through the host"
+        assert max(uploads, default=0) < x.size, "data went through the host"
         # Parameters that stay where they are, data on the host: it is copied in, the results stay.
         mixed, _ = step({k: cls(v) for k, v in params.items()}, x, y)
         assert_same_bits(mixed.array, value.array)
@@ -158,6 +159,17 @@ def check_a_model_of_values() -> None:
     assert w.grad == np.mean(2 * (2.0 * np.arange(4.0) - 1) * np.arange(4.0))
 
 
+def check_parameters_of_every_kind() -> None:
+    """On the device, on the host, closed over, and the size of the batch that a derivative an example is divided by."""
+    v, x = jg.Value(3.0), np.arange(4.0)
+    step = jg.grad(lambda w, u, x: losses.mse(w * x + u, v), argnums=(0, 1, 2), in_axes=(None, None, 0))
+    reference = jg.grad(lambda w, u, x: losses.mse(w * x + u, v), argnums=(0, 1, 2), in_axes=(None, None, 0),
+                        device="interpret")
+    found = step(FakeCupy(np.float64(2.0)), 1.0, FakeCupy(x))
+    for a, b in zip(found, reference(np.float64(2.0), 1.0, x), strict=True):
+        assert_close(a.array, b, 1e-13)
+
+
 def check_predictions_and_other_arrays() -> None:
     """A class of no known library gives jitgrad's own arrays, which go in again."""
     class Unknown(Fake):
@@ -172,11 +184,30 @@ def check_predictions_and_other_arrays() -> None:
 
 def check_a_tape() -> None:
     from jitgrad.compiler import schedule
-    limit, schedule.FUSED_LIMIT, schedule.TAPE_WARPS = schedule.FUSED_LIMIT, -1, 2
+    limit, schedule.FUSED_LIMIT, schedule.TILE_THREADS = schedule.FUSED_LIMIT, -1, 8
     try:
         check_both_ways(FakeCupy, np.float64)
     finally:
         schedule.FUSED_LIMIT = limit
+
+
+def check_launches() -> None:
+    """Parameters gathered by one launch, the program, its sums: three, with all on the device and as it is read."""
+    params, x, y = drawn(9, np.float32)
+    step, launched = jg.value_and_grad(loss), list[str]()
+    given = {k: FakeCupy(v) for k, v in params.items()}, FakeCupy(x), FakeCupy(y)
+    step(*given)
+    start = cuda_copies.launch
+
+    def count(kernel: Any, *args: Any, **options: Any) -> None:
+        launched.append(str(kernel))
+        start(kernel, *args, **options)
+    cuda_copies.launch = cuda.launch = count  # type: ignore[assignment]
+    try:
+        step(*given)
+        assert len(launched) == 3, launched
+    finally:
+        cuda_copies.launch = cuda.launch = start
 
 
 def main() -> None:
@@ -184,10 +215,12 @@ def main() -> None:
     install("jaxlib", "jax.numpy", FakeJax)
     check_both_ways(FakeCupy, np.float32)
     check_both_ways(FakeJax, np.float64)
+    check_launches()
     check_layouts()
     check_sums_come_to_the_host()
     check_errors()
     check_a_model_of_values()
+    check_parameters_of_every_kind()
     check_predictions_and_other_arrays()
     check_a_tape()
     assert not device_arrays._given, "memory that nobody holds any more"

@@ -53,6 +53,15 @@ def _digits(dtype: Any) -> Program:
     return program(fun, params, np.ones((2, 64), dtype), np.ones(2, int))
 
 
+def _attention(dtype: Any) -> Program:
+    """Three tokens of two numbers that attend to each other: products of numbers that both differ between examples."""
+    def loss(p: Any, x: Any) -> Any:
+        q, k = ([p[row] @ x[2 * t:2 * t + 2] for t in range(3) for row in rows] for rows in ((slice(0, 2),), (slice(2, 4),)))
+        scores = [jg.exp(a @ b) for a in q for b in k]
+        return sum(score * x[t % 6] for t, score in enumerate(scores)) / sum(scores)
+    return program(loss, np.ones((4, 2), dtype), np.ones((2, 6), dtype))
+
+
 PROGRAMS: dict[str, Callable[[Any], Program]] = {
     # A derivative an example: 12 bytes in and out, and hardly any arithmetic.
     "elementwise": lambda t: program(losses.mse, np.ones(2, t), np.ones(2, t), in_axes=(0, 0), reduce="sum"),
@@ -67,6 +76,9 @@ PROGRAMS: dict[str, Callable[[Any], Program]] = {
                                       np.ones((2, 44), t), np.ones(2, int)),
     "mlp_2_16_16_1": lambda t: _mlp((2, 16, 16, 1), t),
     "tape_64_32_10": _digits,
+    "attention": _attention,
+    # Weights that are used at every step: their gradients are sums of several outer products.
+    "recurrent": lambda t: program(lambda w, x: sum((w @ (w @ (w @ x)))**2), np.ones((4, 4), t), np.ones((2, 4), t)),
     "per_example": lambda t: _mlp((2, 4, 3, 1), t, reduce=None),
     # One parameter set an example: nothing is shared, and the gradient has rows.
     "batched_parameters": lambda t: program(

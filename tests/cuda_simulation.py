@@ -15,7 +15,7 @@ from jitgrad.backends.cuda import CudaKernel, problem
 from jitgrad.backends.interpret import InterpretKernel
 from jitgrad.compiler import schedule
 from jitgrad.compiler.program import Program
-from jitgrad.kernels import cuda_batch
+from jitgrad.kernels import cuda_batch, cuda_tape
 
 
 def check(made: Program, n: int, label: str) -> None:
@@ -43,7 +43,7 @@ def check_compensation() -> None:
 
 def main() -> None:
     assert "simulator is not a device" in str(problem())
-    schedule.LIGHT_BLOCKS = schedule.TAPE_BLOCKS = 2
+    schedule.LIGHT_BLOCKS = schedule.TILE_BLOCKS = schedule.FAR_BLOCKS = 2
     schedule.MULTIPROCESSORS, schedule.HEAVY_WARPS = 1, ((256, 4),)
     cuda_batch.FOLD = 2
     small = {"mlp": PROGRAMS["per_example"](np.float64), "batched": PROGRAMS["batched_parameters"](np.float32)}
@@ -57,10 +57,15 @@ def main() -> None:
     for n in (1, 32, 33, 131, 521):                            # 521: three trips of two blocks
         check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy")
     check(PROGRAMS["without_a_batch"](np.float32), 1, "without_a_batch")
-    schedule.FUSED_LIMIT, schedule.TAPE_WARPS = -1, 2
+    schedule.FUSED_LIMIT, schedule.TILE_THREADS, schedule.FAR_THREADS, cuda_tape.FOLD = -1, 8, 8, 2
     for n in (1, 67):                                          # 67: two trips of two blocks of 32
         check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy by tape")
-    check(PROGRAMS["per_example"](np.float64), 33, "per_example by tape")
+    check(PROGRAMS["mlp_2_16_16_1"](np.float32), 131, "mlp by tape")          # 131: three tiles of a block, two folds
+    for name in ("attention", "recurrent"):
+        check(PROGRAMS[name](np.float32), 33, f"{name} by tape")
+    schedule.SHARED_MEMORY = 0
+    check(PROGRAMS["per_example"](np.float64), 33, "per_example by tape, far")
+    check(PROGRAMS["mlp_2_16_16_1"](np.float64), 67, "mlp by tape, far")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,14 @@ class Block:
     """The threads of one block, their registers and how far they are."""
 
     def __init__(self, module: Module, memory: Memory, grid: tuple[int, int, int], shape: tuple[int, int, int], number: int,
-                 arguments: Sequence[Any], symbols: dict[str, int]):
+                 arguments: Sequence[Any], symbols: dict[str, int], shared: int):
         self.module, self.memory, self.symbols, self.number = module, memory, symbols, number
         self.threads = int(np.prod(shape))
         index = np.arange(self.threads)
         tid = (index % shape[0], index // shape[0] % shape[1], index // shape[0] // shape[1])
         place = (number % grid[0], number // grid[0] % grid[1], number // grid[0] // grid[1])
-        self.special: dict[str, Array] = {"%laneid": (index % WARP).astype(np.uint32), "WARP_SZ": np.uint32(WARP)}
+        self.special: dict[str, Array] = {"%laneid": (index % WARP).astype(np.uint32), "WARP_SZ": np.uint32(WARP),
+                                          "%dynamic_smem_size": np.uint32(shared)}
         for axis, letter in enumerate("xyz"):
             self.special |= {f"%tid.{letter}": tid[axis].astype(np.uint32), f"%ntid.{letter}": np.uint32(shape[axis]),
                              f"%ctaid.{letter}": np.uint32(place[axis]), f"%nctaid.{letter}": np.uint32(grid[axis])}
@@ -401,24 +402,28 @@ def _resized(value: Array, dtype: Any) -> Array:
 
 
 def launch(text: str, memory: Memory, grid: tuple[int, int, int], block: tuple[int, int, int],
-           arguments: Sequence[Any]) -> int:
-    """Run a module's kernel, its arguments numbers of the right widths. Returns how many instructions threads executed."""
+           arguments: Sequence[Any], shared: int = 0) -> int:
+    """Run a module's kernel; returns how many instructions threads executed.
+
+    arguments: numbers of the right widths; shared: bytes of the block's memory whose size the module leaves open
+    """
     module = parse(text)
     start = memory.next
     symbols: dict[str, int] = {}
     memory.writer.forget()
     memory.reader.forget()
-    for name, (_, size, alignment, (kind, numbers)) in module.memory.items():
-        symbols[name] = memory.allocate(size, max(16, alignment))
+    sizes = {name: size or shared for name, (_, size, _, _) in module.memory.items()}
+    for name, (_, _, alignment, (kind, numbers)) in module.memory.items():
+        symbols[name] = memory.allocate(sizes[name], max(16, alignment))
         if numbers:
             memory.fill(symbols[name], np.array(numbers).astype(TYPES[kind]))
     executed = 0
     for number in range(int(np.prod(grid))):
-        for name, (space, size, _, _) in module.memory.items():
+        for name, (space, *_) in module.memory.items():
             if space == "shared":
-                memory.release(symbols[name], size)
-                _forget(memory, symbols[name], size)
-        running = Block(module, memory, grid, block, number, arguments, symbols)
+                memory.release(symbols[name], sizes[name])
+                _forget(memory, symbols[name], sizes[name])
+        running = Block(module, memory, grid, block, number, arguments, symbols, shared)
         running.run(module.entry, np.ones(running.threads, bool))
         executed += running.executed
     memory.allocated[start // WORD:memory.next // WORD] = False

@@ -96,7 +96,7 @@ def parse(text: str) -> Module:
             variable = _VARIABLE.search(piece)
             if variable:
                 space, alignment, kind, name, count, first = variable.groups()
-                size = TYPES[kind].itemsize * int(count or 1)
+                size = TYPES[kind].itemsize * (1 if count is None else int(count or 0))     # []: left to the launch
                 if space == "local" and function is not None:
                     function.local[name] = size
                 else:

@@ -27,10 +27,12 @@ from jitgrad import backends, errors, losses
 from jitgrad.backends import cuda as backend
 from jitgrad.backends import cuda_forms, cuda_text
 from jitgrad.backends.cuda import CudaKernel
-from jitgrad.backends.interpret import InterpretKernel, run_tape
+from jitgrad.backends.cuda_simulator import tape_holes
+from jitgrad.backends.interpret import InterpretKernel
 from jitgrad.compiler import schedule
-from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
+from jitgrad.compiler.emit_cuda import FusedCode, Layout
 from jitgrad.compiler.program import Program
+from jitgrad.kernels import cuda_lines
 
 DTYPES = ("float32", "float64")
 # A sum of n terms in float32 by a tree over the warp and compensated sums: some rounding errors of ε = 1.2e-7.
@@ -171,8 +173,9 @@ def test_every_operation_compiles(dtype: str, fused: bool, monkeypatch: pytest.M
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_sum_over_blocks_compiles(dtype: str) -> None:
     from numba import cuda, from_dtype, types
-    array = [types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (dtype, "float64")]
-    text, _ = cuda.compile(cuda_forms.sum_kernel(2).py_func, types.void(*array, types.int64, types.int64),
+    i, array = types.int64, [types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (dtype, "float64")]
+    shell = cuda_forms.sum_kernel(2, np.dtype(dtype))
+    text, _ = cuda.compile(shell.py_func, types.void(*array, i, types.Array(i, 1, "C"), i, i, i, types.float64),
                            cc=backend.CC, device=False, abi="numba", output="ptx")
     assert "add.f64" in text or "add.rn.f64" in text
 
@@ -245,7 +248,7 @@ def test_what_is_emitted_computes_the_program(name: str, dtype: str) -> None:
 def test_a_value_keeps_the_scalar_programs_roundings(name: str, dtype: str) -> None:
     """Of a loss of arithmetic alone, for one example; only sums of derivatives are fused multiply-adds."""
     made = PROGRAMS[name](np.dtype(dtype))
-    for seed in range(8):
+    for seed in range(3):
         shared, batched = batch_for(made, 1, seed)
         sums, _ = _Host(made).run(shared, batched, 1)
         assert_same_bits(sums[1], InterpretKernel(made)(shared, batched, 1).sums[1])
@@ -273,32 +276,75 @@ def test_a_fold_keeps_what_a_float32_sum_loses() -> None:
     assert_same_bits(host.sums(), np.full(len(host.layout.column_of), 2.0 + 2.0**-20))
 
 
+LINED = {"operations": every_operation} | {name: PROGRAMS[name] for name in (
+    "mlp_2_16_16_1", "cross_entropy", "attention", "recurrent")}
+
+
+@pytest.mark.parametrize("examples", [32, 13])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_interpreters_step_computes_every_operation(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "FUSED_LIMIT", -1)
-    made = every_operation(np.dtype(dtype))
-    form = CudaKernel(made)._form
-    assert isinstance(form, cuda_forms.Tape)
-    tape, place = form.layout.tape, form.place
-    x = np.random.default_rng(0).uniform(0.5, 2, (WARP, made.batched[0].width)).astype(dtype)
-    expected = run_tape(tape, made, np.zeros(0, dtype), [x], 0, WARP)
+@pytest.mark.parametrize("name", LINED)
+def test_the_lines_of_a_tape_compute_what_the_simulators_do(name: str, dtype: str, examples: int) -> None:
+    """Line by line on the same numbers; what the simulator's lines compute is tested there against the interpreter."""
+    made = LINED[name](np.dtype(dtype))
+    form = cuda_forms.Tape(Layout(made))
     module = ir.Module("jitgrad")
-    interpreter_step(module, np.dtype(dtype))
-    warp = HostWarp(module)
-    *_, table, operands = form.tables
-    uniform, scratch = form.uniform(np.zeros(0, dtype)), np.zeros((form.rows, WARP), dtype)
-    varying = np.flatnonzero(~tape.uniform)
-    for code, width, out, at in table.tolist():
-        # Every instruction gets right operands, so that one wrong operation is one wrong row.
-        scratch[place[varying]] = expected[varying]
-        if code < 0:
+    form.emit(module)
+    warp, simulated, kinds = HostWarp(module), tape_holes(made.dtype), set()
+    shared, batched = batch_for(made, form.plan.examples)
+    w, packed = map(_copied, form.numbers(shared))
+    inputs, _, spread, table, operands = form.listed
+    shift, stride = (form.plan.examples // form.count).bit_length() - 1, form.plan.examples + form.count
+    v, acc = _aligned(form.tables.rows * stride, dtype), np.zeros(max(1, form.columns), dtype)
+    v[:] = 0.25                                             # padding too may be read
+    rows = v.reshape(-1, stride)[:, :-form.count]
+    for array, _, column, row in inputs.tolist():
+        rows[row] = batched[array][:, column]
+    for row, place in spread.tolist():
+        rows[row] = w[place]
+    operands = _copied(operands)
+    for kind, lo, m, n, p, b, joined, _ in table.tolist():
+        common = shift, 0, 1
+        label, given = {
+            cuda_lines.SUM: ("", []), cuda_lines.TAKE: ("", []),
+            cuda_lines.DENSE: ("dense", [packed, operands, lo, m, n, p, b, joined]),
+            cuda_lines.THIN: ("thin", [packed, operands, lo, m, n, p, b, joined]),
+            cuda_lines.PAIR: ("pair", [w, operands, lo, m, n, p, joined]),
+            cuda_lines.OUTER: ("outer", [operands, acc, 0, m, n, p, b, examples]),
+            cuda_lines.PLAIN: ("plain", [operands, acc, 0, m, p, examples]),
+        }.get(kind, ("step", [w, operands, kind, lo, m, p]))
+        if not label:
+            _listed(rows, w, operands, kind, lo, m, p)
             continue
-        scratch[out:out + width] = np.nan
-        for first in range(2):                             # two warps share the rows
-            warp.call("step", lambda lane, first=first, line=(code, width, out, at): [
-                line[0], scratch, lane, uniform, operands, line[3], line[1], line[2], first, 2])
-        rows = varying[out:out + width]
-        assert_close(scratch[out:out + width], expected[rows], 1e-5 if dtype == "float32" else 1e-13, str(code))
+        kinds.add(label)
+        copies = v.copy(), acc.copy()
+        simulated[label](copies[0], 0, *(copies[1] if a is acc else a for a in given), *common)
+        warp.call(label, lambda lane, given=given: [v, 0, *given, shift, lane, WARP])
+        scale = 1e-5 if dtype == "float32" else 1e-13
+        assert_close(rows[lo:lo + m], copies[0].reshape(-1, stride)[lo:lo + m, :-form.count], scale, f"{label} {kind}")
+        assert_close(acc, copies[1], scale, label)
+    wanted = {"mlp_2_16_16_1": {"dense", "thin", "outer", "plain"}, "attention": {"pair"}}.get(name, {"step"})
+    assert wanted <= kinds
+
+
+def _copied(a: Any) -> Any:
+    copy = _aligned(a.size, a.dtype)
+    copy[:] = a
+    return copy
+
+
+def _listed(rows: Any, w: Any, operands: Any, kind: int, lo: int, m: int, p: int) -> None:
+    """The lines that the shell itself has: sums over lists, and what is taken from them."""
+    def values(e: int) -> Any:
+        return np.full(rows.shape[1], w[~operands[e]]) if operands[e] < 0 else rows[operands[e]]
+    for j in range(m):
+        at = p + j + (m if kind == cuda_lines.TAKE else 0)
+        listed = np.array([values(e) for e in range(operands[at], operands[at + 1])])
+        if kind == cuda_lines.SUM:
+            rows[lo + j] = listed.sum(axis=0)
+        else:
+            index = values(p + j)
+            good = (index >= 0) & (index < len(listed))
+            rows[lo + j] = np.where(good, listed[np.where(good, index, 0).astype(int), np.arange(len(index))], np.nan)
 
 
 @pytest.mark.slow

@@ -100,10 +100,11 @@ def test_numpy_does_not_read_device_memory_by_itself() -> None:
 def test_the_small_kernels_compile(capability: Any) -> None:
     from numba import cuda, types
     f32, f64 = np.dtype("float32"), np.dtype("float64")
-    whole, real = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
+    where, real = types.Array(types.int64, 2, "C"), types.Array(types.float64, 1, "C")
     i = types.int64
-    shells = [(cuda_copies._copy(np.dtype("int64"), f32), [i] * 10), (cuda_copies._gather(f32), [i, i, whole, i, i]),
-              (cuda_copies._result(f32), [i, real, whole, i, types.float64])]
+    shells = [(cuda_copies._copy(np.dtype("int64"), f32), [i] * 10),
+              (cuda_copies._gather(f32), [i, types.UniTuple(i, 3), where, i, i]),
+              (cuda_copies._result(f32), [i, real, i, types.float64])]
     for shell, arguments in shells:
         text, _ = cuda.compile(shell.py_func, types.void(*arguments), cc=capability, device=False, abi="numba", output="ptx")
         assert "st.global.f32" in text or "st.f32" in text

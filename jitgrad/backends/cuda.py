@@ -21,7 +21,7 @@ from jitgrad import errors
 from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda_copies import launch
-from jitgrad.backends.cuda_forms import Fused, Held, Tape, sum_kernel
+from jitgrad.backends.cuda_forms import Fused, Held, Tape, address, sum_kernel
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import Layout
@@ -75,10 +75,10 @@ def ptx_of(kernel: Any, signature: Any, capability: tuple[Any, ...]) -> str:
 
 
 class DeviceResults(NamedTuple):
-    """What a kernel left on the device. sums: of columns, in float64; places: which column each reduced result is."""
+    """What a kernel left on the device. sums: the reduced results in float64; rounded: divided, in the program's dtype."""
 
     sums: DeviceArray
-    places: DeviceArray
+    rounded: DeviceArray
     examples: list[DeviceArray]
 
 
@@ -89,22 +89,26 @@ class CudaKernel:
         self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
-        self.plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
-        self._form: Fused | Tape = (Fused if self.plan.fused else Tape)(self.layout, self.plan)
+        plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
+        self._form: Fused | Tape = Tape(self.layout) if plan is None else Fused(self.layout, plan)
+        self.plan = self._form.plan
         self._held = Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
         """Run the program over a batch of n examples; raises DeviceError where there is no GPU to run it."""
         with self.running(n):
-            found = self._run(shared, [self._held.keep(a) for a in batched], n)
-            sums = memory.download(found.sums)
-            return Results(sums[self._form.places], [memory.download(a) for a in found.examples])
+            found = self._run(shared, [self._held.keep(a) for a in batched], n, 1)
+            return Results(memory.download(found.sums), [memory.download(a) for a in found.examples])
 
-    def on_device(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
-        """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for."""
+    def on_device(self, shared: Array | list[DeviceArray], batched: list[DeviceArray], n: int,
+                  divisor: int = 1) -> DeviceResults:
+        """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for.
+
+        shared: the vector of shared numbers on the host, or each shared leaf on the GPU, contiguous.
+        """
         with self.running(n):
-            return self._run(shared, batched, n)
+            return self._run(shared, batched, n, divisor)
 
     @contextmanager
     def running(self, n: int) -> Iterator[None]:
@@ -139,16 +143,18 @@ class CudaKernel:
             f"the GPU has no room for {error.asked:,} bytes more, for a batch of {n:,} examples of {example:,} bytes: "
             f"{error.free:,} of its {error.total:,} bytes are free.", None, advice))
 
-    def _run(self, shared: Array | DeviceArray, batched: list[DeviceArray], n: int) -> DeviceResults:
+    def _run(self, shared: Array | list[DeviceArray], batched: list[DeviceArray], n: int, divisor: int) -> DeviceResults:
         layout, form, held, dtype = self.layout, self._form, self._held, self.program.dtype
         blocks, columns = self.plan.grid(n), form.columns
         outputs = [memory.allocate((n, w), dtype, self.device) for w in layout.out_widths]
         part = held.scratch("part", blocks * layout.pieces * columns, dtype)
-        sums = memory.allocate((columns,), np.float64, self.device)
-        launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n))
-        launch(sum_kernel(layout.pieces), -(-columns // WARP), (WARP, cuda_batch.SLICES), memory.native(part),
-               memory.native(sums), blocks, columns)
-        return DeviceResults(sums, held.table("places", lambda: form.places), outputs)
+        places = held.table("places", lambda: form.places)
+        sums, rounded = (memory.allocate(places.shape, t, self.device) for t in (np.float64, dtype))
+        launch(form.kernel, blocks, form.block, *form.arguments(held, part, shared, batched + outputs, blocks, n),
+               shared=self.plan.shared)
+        launch(sum_kernel(layout.pieces, dtype), -(-places.size // WARP), (WARP, cuda_batch.SLICES), memory.native(part),
+               memory.native(sums), address(rounded), memory.native(places), blocks, columns, places.size, float(divisor))
+        return DeviceResults(sums, rounded, outputs)
 
     def ptx(self, capability: tuple[Any, ...] | None = None) -> str:
         """The kernel for a compute capability, as (9, 0, "a"); by default this machine's GPU, else CC."""

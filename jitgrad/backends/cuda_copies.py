@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -21,11 +22,11 @@ AXES = 4
 BLOCKS = 1024                      # at most; a thread moves several numbers
 
 
-def launch(kernel: Any, grid: int, block: Any, *args: Any) -> None:
-    """Start a kernel on the default stream."""
+def launch(kernel: Any, grid: int, block: Any, *args: Any, shared: int = 0) -> None:
+    """Start a kernel on the default stream; shared: bytes of shared memory beside what the kernel names itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")             # numba warns of small grids; a small batch has one
-        configured = kernel[grid, block]
+        configured = kernel[grid, block, 0, shared]
     configured(*args)
 
 
@@ -85,9 +86,10 @@ def packed(array: DeviceArray, dtype: np.dtype[Any]) -> DeviceArray:
     return made
 
 
-def gather(target: DeviceArray, source: DeviceArray, places: DeviceArray, count: int) -> None:
-    """target[k] = source[places[k]] for k < count, and zeros."""
-    _over(target.size, _gather(target.dtype), _place(target), _place(source), memory.native(places), count, target.size)
+def gather(target: DeviceArray, sources: Sequence[DeviceArray], where: DeviceArray) -> None:
+    """target[k] = sources[where[0, k]][where[1, k]] as far as `where` goes, and zeros: one launch, however many sources."""
+    _over(target.size, _gather(target.dtype), _place(target), tuple(map(_place, sources)), memory.native(where),
+          where.shape[1], target.size)
 
 
 @cache
@@ -114,8 +116,8 @@ def take(source: DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> Devi
     return made
 
 
-def results(sums: DeviceArray, places: DeviceArray, dtype: np.dtype[Any], divisor: int) -> DeviceArray:
-    """Reduced results in a dtype: sums[places] / divisor."""
-    made = memory.allocate((places.size,), dtype, sums.device)
-    _over(made.size, _result(dtype), _place(made), memory.native(sums), memory.native(places), made.size, float(divisor))
+def results(sums: DeviceArray, dtype: np.dtype[Any], divisor: int) -> DeviceArray:
+    """Reduced results in a dtype: sums / divisor."""
+    made = memory.allocate((sums.size,), dtype, sums.device)
+    _over(made.size, _result(dtype), _place(made), memory.native(sums), made.size, float(divisor))
     return made

@@ -16,11 +16,12 @@ from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.interpret import run_instruction
-from jitgrad.compiler import schedule
-from jitgrad.compiler.emit import encode
-from jitgrad.compiler.emit_cuda import FusedCode, Layout, interpreter_step
-from jitgrad.kernels import cuda_batch
-from jitgrad.kernels.cuda_batch import SIMULATED, WARP
+from jitgrad.compiler import emit_tile, schedule
+from jitgrad.compiler.batch_sums import VECTOR_BYTES
+from jitgrad.compiler.cuda_tables import TileTables
+from jitgrad.compiler.emit_cuda import FusedCode, Layout
+from jitgrad.kernels import cuda_batch, cuda_tape
+from jitgrad.kernels.cuda_batch import SIMULATED
 
 Array = npt.NDArray[Any]
 
@@ -83,13 +84,12 @@ class Fused:
         for function in (self.code.clear, self.code.body, self.code.fold):
             function(module)
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
-                  n: int) -> list[Any]:
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+                  blocks: int, n: int) -> list[Any]:
         slots = self.code.numbers
-        if isinstance(shared, DeviceArray):
+        if isinstance(shared, list):
             numbers = held.scratch("numbers", self.code.room, self.layout.dtype)
-            places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
-            cuda_copies.gather(numbers, shared, places, len(slots))
+            cuda_copies.gather(numbers, shared, held.table("where", lambda: _where(self.layout, slots)))
         else:
             room = np.zeros(self.code.room, self.layout.dtype)
             room[:len(slots)] = shared[slots]
@@ -98,49 +98,43 @@ class Fused:
 
 
 class Tape:
-    """A program interpreted; see `cuda_batch.tape_shell`."""
+    """A program run line by line over tiles of examples; see kernels/cuda_tape.py."""
 
-    def __init__(self, layout: Layout, plan: schedule.CudaSchedule):
-        self.layout, self.plan, self.columns = layout, plan, len(layout.columns)
-        self.places = layout.column_of.astype(np.int64)
-        self.block = (WARP, plan.block // WARP)
-        tape = layout.tape
-        self.rows = int((~tape.uniform).sum())
-        # A varying row's place is its number among them, a uniform row's ~ its number among those.
-        self.place = np.where(tape.uniform, ~(np.cumsum(tape.uniform) - 1), np.cumsum(~tape.uniform) - 1)
-        self.place = self.place.astype(np.int32)
-        real = types.Array(from_dtype(layout.dtype), 1, "C")
-        table, operands = types.Array(INT, 2, "C"), types.Array(types.int32, 1, "C")
-        self.signature = types.void(real, real, real, types.Array(INT, 1, "C"), table, table, types.Array(INT, 1, "C"),
-                                    table, operands, INT, INT)
+    def __init__(self, layout: Layout):
+        program = layout.program
+        self.layout, self.columns, self.places = layout, len(layout.columns), layout.column_of.astype(np.int64)
+        columns, stored = (np.array(rows, np.int32) for rows in (layout.columns, layout.stored_rows))
+        self.tables = TileTables(layout.tape, columns, stored, program.dtype.itemsize, schedule.TILE_THREADS)
+        self.plan, self.near = schedule.for_tile(self.tables.rows, program.dtype)
+        self.block, self.count = (self.plan.block,), VECTOR_BYTES // program.dtype.itemsize
+        real, flat = (types.Array(t, 1, "C") for t in (from_dtype(layout.dtype), INT))
+        table = types.Array(INT, 2, "C")
+        self.signature = types.void(*[real] * 5, flat, *[table] * 4, types.Array(types.int32, 1, "C"), *[INT] * 4)
 
     @cached_property
     def kernel(self) -> Any:
-        return _interpreter(self.layout.dtype, self.plan.block // WARP, self.layout.pieces)
+        return _interpreter(self.layout.dtype, self.near, self.plan.block)
 
     def emit(self, module: ir.Module) -> None:
-        """The interpreter's step."""
-        interpreter_step(module, self.layout.dtype)
+        """What fills the interpreter's holes."""
+        for line in emit_tile.LINES.values():
+            line(module, self.layout.dtype)
 
     @cached_property
-    def tables(self) -> list[Array]:
-        """inputs, outputs, sums, table, operands of `cuda_batch.tape_shell`."""
-        layout, place = self.layout, self.place
+    def listed(self) -> list[Array]:
+        """inputs, outputs, spread, table, operands of `cuda_tape.tape_shell`."""
+        layout, t = self.layout, self.tables.tables
         first_output = len(layout.in_widths)
-        inputs = [(a, layout.in_widths[a], c, place[row]) for row, (a, c) in layout.batched.items()]
-        outputs = [(first_output + a, layout.out_widths[a], c, place[row])
-                   for row, (a, c) in zip(layout.stored_rows, layout.stored, strict=True)]
-        lines, operands = encode(layout.tape, place)
-        varying = lines[lines[:, 4] == 0]
-        table = np.stack([varying[:, 0], varying[:, 2] - varying[:, 1], place[varying[:, 1]], varying[:, 3]], axis=1)
-        return [np.array(inputs, np.int64).reshape(-1, 4), np.array(outputs, np.int64).reshape(-1, 4),
-                place[layout.columns].astype(np.int64), np.ascontiguousarray(table, np.int64),
-                operands if len(operands) else np.zeros(1, np.int32)]
+        inputs = [(a, layout.in_widths[a], c, row) for row, (a, c) in zip(t.in_rows, layout.batched.values(), strict=True)]
+        outputs = [(first_output + a, layout.out_widths[a], c, row)
+                   for row, (a, c) in zip(t.out_rows, layout.stored, strict=True)]
+        found = [np.array(rows, np.int64).reshape(-1, width) for rows, width in ((inputs, 4), (outputs, 4), (t.spread, 2))]
+        return [*found, self.tables.lines, t.operands if t.length else np.zeros(1, np.int32)]
 
-    def uniform(self, shared: Array) -> Array:
-        """The rows that are the same for every example, worked out here: they cost one example's time."""
-        tape, layout = self.layout.tape, self.layout
-        v = np.zeros((tape.size, 1), layout.dtype)
+    def numbers(self, shared: Array) -> tuple[Array, Array]:
+        """`w` and `packed`, worked out here: they cost one example's time."""
+        tape, layout, w = self.layout.tape, self.layout, self.tables.w
+        v = np.ones((tape.size + 1, 1), layout.dtype)               # the last row is the number 1
         for row, place in layout.shared.items():
             v[row] = shared[place]
         for row, value in tape.constants.items():
@@ -149,34 +143,72 @@ class Tape:
             for i in tape.instructions:
                 if i.uniform:
                     run_instruction(i, v)
-        found = v[tape.uniform, 0]
-        return found if len(found) else np.zeros(1, layout.dtype)
+        found = np.zeros(self.tables.tables.w_size, layout.dtype)
+        found[w[w >= 0]] = v[w >= 0, 0]
+        return found, found[self.tables.packed]
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
-                  n: int) -> list[Any]:
-        tables = [held.table(f"table {k}", lambda k=k: self.tables[k]) for k in range(5)]  # type: ignore[misc]
-        scratch = held.scratch("rows", self.rows * WARP * blocks, self.layout.dtype)
-        numbers = shared if isinstance(shared, np.ndarray) else shared.copy_to_host()
+    def _numbers_on_device(self, held: Held, shared: list[DeviceArray]) -> list[DeviceArray]:
+        """The same where they are constants and what was given, in the order of `products.Tabulation`."""
+        layout, t, packed = self.layout, self.tables.tables, self.tables.packed
+        begin = -(-t.w_size // self.count) * self.count            # `packed` too begins at a multiple of 16 bytes
+        constants = held.table("constants", lambda: np.array(t.constants, layout.dtype))
+
+        def where() -> Array:
+            slots = np.array([layout.shared[row] for row in t.shared], np.int64)
+            w = np.stack([np.full(len(t.constants), len(shared)), np.arange(len(t.constants))])
+            w = np.concatenate((w, _where(layout, slots), np.zeros((2, begin - t.w_size), np.int64)), axis=1)
+            return np.ascontiguousarray(np.concatenate((w, w[:, packed]), axis=1))
+        made = held.scratch("numbers", begin + len(packed), layout.dtype)
+        cuda_copies.gather(made, [*shared, constants], held.table("where", where))
+        return [made.part(0, (t.w_size,)), made.part(begin, (max(1, len(packed)),))]
+
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+                  blocks: int, n: int) -> list[Any]:
+        dtype, tables = self.layout.dtype, self.tables
+        listed = [held.table(f"table {k}", lambda k=k: self.listed[k]) for k in range(5)]  # type: ignore[misc]
+        acc = held.scratch("acc", self.columns * blocks, dtype)
+        stride = self.plan.examples + self.count
+        scratch = held.scratch("rows", 1 if self.near else tables.rows * stride * blocks, dtype)
+        if isinstance(shared, list) and not tables.tables.once:
+            numbers = self._numbers_on_device(held, shared)
+        else:
+            if isinstance(shared, list):
+                shared = np.concatenate([leaf.copy_to_host().reshape(-1) for leaf in shared])
+            numbers = [held.keep(a) for a in self.numbers(shared)]
         addresses: Any = [address(a) for a in arrays]
         if not SIMULATED:
             addresses = memory.native(held.keep(np.array(addresses or [0], np.int64)))
-        varying = [memory.native(a) for a in (part, scratch, held.keep(self.uniform(numbers)))]
-        return [*varying, addresses, *map(memory.native, tables), self.rows, n]
+        shift = (self.plan.examples // self.count).bit_length() - 1
+        return [*map(memory.native, [part, acc, scratch, *numbers]), addresses, *map(memory.native, listed), tables.rows,
+                self.columns, shift, n]
 
 
 @cache
-def _interpreter(dtype: np.dtype[Any], warps: int, pieces: int) -> Any:
+def _interpreter(dtype: np.dtype[Any], near: bool, threads: int) -> Any:
     if SIMULATED:
-        from jitgrad.backends.cuda_simulator import tape_step as step
+        from jitgrad.backends.cuda_simulator import tape_holes
+        holes = tape_holes(dtype)
     else:
-        step = hole(10, lambda module: interpreter_step(module, dtype))
-    return cuda_batch.tape_shell(step, from_dtype(dtype), warps, pieces)
+        def line(name: str) -> Any:
+            arity = len(emit_tile.ARGUMENTS[name].split())
+            return hole(arity, lambda module: emit_tile.LINES[name](module, dtype))
+        holes = {name: line(name) for name in emit_tile.LINES}
+    return cuda_tape.tape_shell(holes, from_dtype(dtype), near, threads, dtype.itemsize)
 
 
 @cache
-def sum_kernel(pieces: int) -> Any:
+def sum_kernel(pieces: int, dtype: np.dtype[Any]) -> Any:
     """The kernel that adds up what blocks left; see `cuda_batch.sum_shell`."""
-    return cuda_batch.sum_shell(pieces)
+    return cuda_batch.sum_shell(pieces, from_dtype(dtype))
+
+
+def _where(layout: Layout, slots: Array) -> Array:
+    """In which of the shared leaves each of these places of the shared vector is, and where there."""
+    starts = np.array(list(layout.program.shared_offset.values()), np.int64)
+    if not len(slots):
+        return np.zeros((2, 0), np.int64)
+    leaf = np.searchsorted(starts, slots, side="right") - 1
+    return np.stack([leaf, slots - starts[leaf]])
 
 
 def address(array: DeviceArray) -> Any:

@@ -5,14 +5,16 @@ The emitted bodies cannot run there; everything around them can: indices, tails,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jitgrad.backends.interpret import run_instruction, vectorised
-from jitgrad.compiler.batch_sums import Job, board_stride
+from jitgrad.compiler.batch_sums import VECTOR_BYTES, Job, board_stride
+from jitgrad.compiler.cuda_tables import TALL, TILES
 from jitgrad.compiler.emit import ELEMENTWISE
 from jitgrad.compiler.emit_cuda import FusedCode
 from jitgrad.compiler.emit_training import GRADIENT, UpdateCode
@@ -106,17 +108,80 @@ def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[...
     return clear, body, fold
 
 
-def tape_step(code: int, v: Array, base: int, uniform: Array, operands: Array, at: int, width: int, out: int,
-              first: int, step: int) -> None:
-    """`emit_cuda.interpreter_step` in Python."""
-    op = ELEMENTWISE[code]
-    for k in range(first, width, step):
-        args = []
-        for j in range(op.arity):
-            place = int(operands[at + j * width + k])
-            args.append(np.array([uniform[~place] if place < 0 else v[base + place * WARP]]))
+def tape_holes(dtype: np.dtype[Any]) -> dict[str, Callable[..., None]]:
+    """The lines of `emit_tile` in Python, one thread's items each."""
+    count = VECTOR_BYTES // dtype.itemsize
+
+    def rows(v: Array, base: int, shift: int) -> Array:
+        """The tile as rows of examples; a view."""
+        stride = (count << shift) + count
+        v = getattr(v, "_ary", v)                     # the simulator wraps device memory, and gives wrapped parts of it
+        return v[base:base + (len(v) - base) // stride * stride].reshape(-1, stride)
+
+    def items(width: int, thread: int, threads: int, shift: int) -> Iterator[tuple[int, slice]]:
+        for item in range(thread, width << shift, threads):
+            first = (item & ((1 << shift) - 1)) * count
+            yield item >> shift, slice(first, first + count)
+
+    def operand(v: Array, w: Array, row: int, column: slice) -> Array:
+        return np.full(count, w[~row]) if row < 0 else v[row, column]
+
+    def step(v: Array, base: int, w: Array, operands: Array, code: int, lo: int, m: int, at: int, shift: int, thread: int,
+             threads: int) -> None:
+        op, v = ELEMENTWISE[code], rows(v, base, shift)
+        for k, column in items(m, thread, threads, shift):
+            args = [operand(v, w, int(operands[at + j * m + k]), column) for j in range(op.arity)]
+            with np.errstate(all="ignore"):
+                v[lo + k, column] = vectorised(op)(*args)
+
+    def products(pairs: Iterator[tuple[Array, Array]]) -> Array:
+        total = np.full(count, -0.0, dtype)
         with np.errstate(all="ignore"):
-            v[base + (out + k) * WARP] = vectorised(op)(*args)[0]
+            for a, b in pairs:
+                total = total + a * b
+        return total
+
+    def dense(v: Array, base: int, packed: Array, operands: Array, lo: int, m: int, n: int, at: int, b: int, joined: int,
+              shift: int, thread: int, threads: int) -> None:
+        v = rows(v, base, shift)
+        for group, column in items(-(-m // TALL), thread, threads, shift):
+            for r in range(group * TALL, min(m, group * TALL + TALL)):
+                weights = packed[b + group * n * TALL + r % TALL:][:n * TALL:TALL]
+                v[lo + r, column] = products((w, v[operands[at + e], column]) for e, w in enumerate(weights))
+
+    def thin(v: Array, base: int, packed: Array, operands: Array, lo: int, m: int, n: int, at: int, b: int, joined: int,
+             shift: int, thread: int, threads: int) -> None:
+        v = rows(v, base, shift)
+        for r, column in items(m, thread, threads, shift):
+            weights = packed[b + r * n:][:n]
+            v[lo + r, column] = products((w, v[operands[at + e], column]) for e, w in enumerate(weights))
+
+    def pair(v: Array, base: int, w: Array, operands: Array, lo: int, m: int, n: int, at: int, joined: int, shift: int,
+             thread: int, threads: int) -> None:
+        v = rows(v, base, shift)
+        for r, column in items(m, thread, threads, shift):
+            each = range(operands[at + r], operands[at + r + 1])
+            v[lo + r, column] = products((operand(v, w, operands[n + e], column), operand(v, w, operands[e], column))
+                                         for e in each)
+
+    def outer(v: Array, base: int, operands: Array, acc: Array, first: int, m: int, n: int, at: int, tile: int, exist: int,
+              shift: int, thread: int, threads: int) -> None:
+        v, (height, width) = rows(v, base, shift)[:, :exist], TILES[tile]
+        down, across = -(-m // height), -(-n // width)
+        for item in range(thread, down * across, threads):
+            for i, j in itertools.product(range(item // across, m, down), range(item % across, n, across)):
+                with np.errstate(all="ignore"):
+                    found = (v[operands[at + i]] * v[operands[at + 2 * m + j]]).sum(dtype=dtype)
+                    acc[first + operands[at + m + i] + j] += found
+
+    def plain(v: Array, base: int, operands: Array, acc: Array, first: int, m: int, at: int, exist: int, shift: int,
+              thread: int, threads: int) -> None:
+        v = rows(v, base, shift)[:, :exist]
+        for k in range(thread, m, threads):
+            with np.errstate(all="ignore"):
+                acc[first + operands[at + m + k]] += v[operands[at + k]].sum(dtype=dtype)
+
+    return {"step": step, "dense": dense, "thin": thin, "pair": pair, "outer": outer, "plain": plain}
 
 
 def update_hole(code: UpdateCode) -> Callable[..., None]:

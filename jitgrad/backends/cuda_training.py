@@ -116,8 +116,8 @@ class Queued:
     @property
     def signature(self) -> Any:
         real = from_dtype(self._update.dtype)
-        vector, words = types.Array(real, 1, "C"), types.Array(INT, 1, "C")
-        return types.void(vector, vector, types.Array(types.float64, 1, "C"), words, types.Array(real, 2, "C"), vector,
+        vector = types.Array(real, 1, "C")
+        return types.void(vector, vector, types.Array(types.float64, 1, "C"), types.Array(real, 2, "C"), vector,
                           types.Array(types.int32, 1, "C"), INT)
 
     def ptx(self, capability: tuple[Any, ...]) -> str:
@@ -138,7 +138,8 @@ class Queued:
         losses = memory.upload(np.zeros(len(work.steps), dtype), device)
         status = memory.upload(np.zeros(2, np.int32), device)
         scalars = memory.upload(work.scalars[line.scalars].astype(dtype), device)
-        shared, starts = numbers.part(0, (kernel.program.shared_size,)), [first for first, _ in work.steps]
+        program, starts = kernel.program, [first for first, _ in work.steps]
+        shared = [numbers.part(program.shared_offset[leaf.first], (leaf.width,)) for leaf in program.leaves if leaf.shared]
         if work.order is not None:
             places, starts = aligned(work.order[line.order], work.steps)
             batched = [cuda_copies.rows(source, memory.upload(places, device)) for source in batched]
@@ -146,7 +147,7 @@ class Queued:
             rows = [array.reshaped((array.size,)).part(start * array.shape[1], (size, array.shape[1])) for array in batched]
             sums = kernel.on_device(shared, rows, size)
             launch(self.shell, 1, STEP_BLOCK, memory.native(numbers), memory.native(fresh), memory.native(sums.sums),
-                   memory.native(sums.places), memory.native(scalars), memory.native(losses), memory.native(status), size)
+                   memory.native(scalars), memory.native(losses), memory.native(status), size)
         made, why = memory.download(status).tolist()
         return made, why, memory.download(losses)
 

@@ -24,7 +24,7 @@ BOARD_ROWS = 64                    # rows of a board at most; more take turns
 SIDE = 32                          # rows of a block's first factors at a time
 TILES = (1, 2, 3, 4, 6, 8)         # sides of a lane's tile
 SHARES = (1, 2, 4, 8)              # lanes that share the examples of a tile
-LOAD, REGISTER = 4, 0.5            # cost of a load, and of holding an accumulator, beside an addition's
+LOAD, REGISTER = 4, 0.25           # cost of a load, and of holding an accumulator, beside an addition's
 
 
 VECTOR_BYTES = 16                  # what one instruction loads at most

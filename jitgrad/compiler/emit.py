@@ -142,9 +142,12 @@ class Emitter:
 
 
 @contextmanager
-def counting(builder: ir.IRBuilder, stop: ir.Value, step: int | ir.Value = 1,
-             start: int | ir.Value = 0) -> Iterator[ir.Value]:
-    """`for index in range(start, stop, step)` around what is emitted inside; yields the index."""
+def counting(builder: ir.IRBuilder, stop: ir.Value, step: int | ir.Value = 1, start: int | ir.Value = 0,
+             rolled: bool = False) -> Iterator[ir.Value]:
+    """`for index in range(start, stop, step)` around what is emitted inside; yields the index.
+
+    rolled: LLVM is not to write several trips one after the other.
+    """
     start, step = (x if isinstance(x, ir.Value) else ir.Constant(I64, x) for x in (start, step))
     function, before = builder.function, builder.block
     head, body, after = (function.append_basic_block(name) for name in ("loop.head", "loop.body", "loop.after"))
@@ -156,7 +159,13 @@ def counting(builder: ir.IRBuilder, stop: ir.Value, step: int | ir.Value = 1,
     builder.position_at_end(body)
     yield index
     index.add_incoming(builder.add(index, step), builder.block)
-    builder.branch(head)
+    back = builder.branch(head)
+    if rolled:
+        module = builder.module
+        disabled, number = module.add_metadata(["llvm.loop.unroll.disable"]), ir.Constant(I32, len(module.metadata))
+        mark = module.add_metadata([disabled, number])
+        mark.operands = mark, disabled          # which is how LLVM tells one loop's mark from another's
+        back.set_metadata("llvm.loop", mark)
     builder.position_at_end(after)
 
 

@@ -37,7 +37,7 @@ class Board:
     def clear(self, rows: int, exists: list[ir.Value]) -> None:
         """Zeros where an example does not exist, in rows below `rows`."""
         b = self.emitter.builder
-        with b.if_then(b.not_(exists[-1]), likely=False), counting(b, ir.Constant(I64, rows)) as row:
+        with b.if_then(b.not_(exists[-1]), likely=False), counting(b, ir.Constant(I64, rows), rolled=True) as row:
             place = b.gep(self.mine, [b.mul(b.trunc(row, I32), ir.Constant(I32, self.stride))])
             for member, is_there in enumerate(exists):
                 at = b.gep(place, [ir.Constant(I32, member)])
@@ -55,23 +55,22 @@ class Board:
         first = b.mul(share, ir.Constant(I32, examples))
         a, c = (self._row(of, at, first) for of, at in ((job.a, row), (job.b, column)))
         slots = [accumulator(job.slot + k) for k in range(job.slots)]
-        with counting(b, ir.Constant(I64, self.members * examples // count)) as trip:
-            # Of every 32 examples, this lane's, `count` at a time.
-            trip = b.trunc(trip, I32)
-            each = examples // count
-            chunk, within = self._divided(trip, each)
-            at = b.add(b.mul(chunk, ir.Constant(I32, WARP)), b.mul(within, ir.Constant(I32, count)))
-            left = [self._load(a, k * job.row_tiles, at) for k in range(job.rows)]
-            right = [self._load(c, k * job.column_tiles, at) for k in range(job.columns)] if job.b[1] else []
-            for k, slot in enumerate(slots):
-                total = b.load(slot)
-                if not right:
-                    total = b.fadd(total, self._tree(left[k]))
-                else:
-                    x, y = left[k // job.columns], right[k % job.columns]
-                    for one, other in zip(x, y, strict=True):
-                        total = self.one.multiply_add(one, other, total)
-                b.store(total, slot)
+        with counting(b, ir.Constant(I64, self.members), rolled=True) as chunk:
+            # Of every 32 examples this lane's, `count` at a time, all of them from one address on.
+            at = b.mul(b.trunc(chunk, I32), ir.Constant(I32, WARP))
+            here_a, here_c = b.gep(a, [at]), b.gep(c, [at])
+            for k in range(0, examples, count):
+                left = [self._load(here_a, row * job.row_tiles * self.stride + k) for row in range(job.rows)]
+                right = [self._load(here_c, column * job.column_tiles * self.stride + k) for column in range(job.columns)]
+                for number, slot in enumerate(slots):
+                    total = b.load(slot)
+                    if not job.b[1]:
+                        total = b.fadd(total, self._tree(left[number]))
+                    else:
+                        x, y = left[number // job.columns], right[number % job.columns]
+                        for one, other in zip(x, y, strict=True):
+                            total = self.one.multiply_add(one, other, total)
+                    b.store(total, slot)
 
     def _divided(self, value: ir.Value, by: int) -> tuple[ir.Value, ir.Value]:
         b, divisor = self.emitter.builder, ir.Constant(I32, by)
@@ -82,10 +81,10 @@ class Board:
         place = b.mul(b.add(row, ir.Constant(I32, of[0])), ir.Constant(I32, self.stride))
         return b.gep(self.base, [b.add(place, first)])
 
-    def _load(self, base: ir.Value, rows: int, at: ir.Value) -> list[ir.Value]:
-        """`count` numbers of the row that is `rows` further on."""
+    def _load(self, base: ir.Value, at: int) -> list[ir.Value]:
+        """`count` numbers from base[at] on."""
         b = self.emitter.builder
-        place = b.gep(b.gep(base, [at]), [ir.Constant(I32, rows * self.stride)])
+        place = b.gep(base, [ir.Constant(I32, at)])
         vector = ir.PointerType(ir.VectorType(self.one.real, self.count), place.type.addrspace)
         loaded = b.load(b.bitcast(place, vector), align=VECTOR_BYTES)
         return [b.extract_element(loaded, ir.Constant(I32, k)) for k in range(self.count)]

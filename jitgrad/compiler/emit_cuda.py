@@ -20,16 +20,15 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from jitgrad.compiler.batch_sums import VECTOR_BYTES, WARP, BatchSums, Phase, board_stride
-from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows, emit_switch
+from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows
 from jitgrad.compiler.emit_board import Board
 from jitgrad.compiler.emit_warp import TransposedSum, Warp, two_sum
-from jitgrad.compiler.graph import OPS, Op
+from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.products import single_use_products
 from jitgrad.compiler.program import Program
 from jitgrad.compiler.schedule import CudaSchedule
 
 GLOBAL = 1                         # NVVM's address space of device memory
-ROWS_AHEAD = 4                     # rows of an instruction the interpreter has in flight
 
 
 class Layout:
@@ -305,9 +304,10 @@ class FusedCode:
         if self.plan.light:
             with b.if_else(b.icmp_signed("<=", b.add(i, ir.Constant(I64, unroll)), n), likely=True) as (whole, rest):
                 with whole:
-                    rows = self._light(emitter, numbers, held(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize), acc)
+                    whole_vectors = held(i, lambda width: VECTOR_BYTES // layout.dtype.itemsize)
+                    rows = self._light(one, numbers, whole_vectors, acc, unroll)
                 with rest, counting(b, b.sub(n, i)) as k:
-                    self._light(one, numbers, held(b.add(i, k), lambda width: 1), acc)
+                    self._light(one, numbers, held(b.add(i, k), lambda width: 1), acc, 1)
         else:
             exists = [b.icmp_signed("<", b.add(i, ir.Constant(I64, member)), n) for member in range(unroll)]
             last = b.sub(n, ir.Constant(I64, 1))
@@ -324,15 +324,20 @@ class FusedCode:
         for member in separate(emitter, value):
             b.store(b.fadd(b.load(at), member), at)
 
-    def _light(self, emitter: Emitter, numbers: ir.Value, held: list[_Numbers], acc: ir.Value) -> list[int]:
-        """Neighbouring examples, which all exist; every result is summed by the thread itself."""
+    def _light(self, emitter: Emitter, numbers: ir.Value, held: list[_Numbers], acc: ir.Value, members: int) -> list[int]:
+        """Neighbouring examples, which all exist, one after the other; each result is summed by the thread itself."""
         layout, widths = self.layout, self.layout.widths
-        sink = _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
-                           lambda array, column, member: (held[array], member * widths[array] + column),
-                           lambda place, value: self._accumulate(emitter, acc, place, value))
-        sink.prefetch()                             # all that is read is under way before any of it is used
-        emit_rows(emitter, layout.tape, sink, self._rows(self.sums.private), layout.stored_rows, self._joined)
-        return sink.numbers.rows
+
+        def sink(member: int) -> _ThreadSink:
+            return _ThreadSink(emitter, layout, _InOrder(emitter, numbers),
+                               lambda array, column, _: (held[array], member * widths[array] + column),
+                               lambda place, value: self._accumulate(emitter, acc, place, value))
+        sinks = [sink(member) for member in range(members)]
+        for one in sinks:                           # all that is read is under way before any of it is used
+            one.prefetch()
+        for one in sinks:
+            emit_rows(emitter, layout.tape, one, self._rows(self.sums.private), layout.stored_rows, self._joined)
+        return sinks[0].numbers.rows
 
     def _heavy(self, emitter: Emitter, numbers: ir.Value, held: list[list[_Numbers]], exists: list[ir.Value], acc: ir.Value,
                board: ir.Value) -> list[int]:
@@ -398,46 +403,3 @@ class FusedCode:
             transposed.finish()
         b.ret_void()
         return function
-
-
-def interpreter_step(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
-    """`void step(code, v, base, uniform, operands, at, width, out, first, step)`: one elementwise instruction.
-
-    Of `width` rows, those numbered first, first + step, …; row r of this thread's example lies at v[base + 32 r], the
-    same for every example at uniform[~r] where r is negative. Operand j of row k is operands[at + j * width + k], and
-    the result goes to row out + k.
-    """
-    real = FLOAT[dtype.name]
-    pointer = real.as_pointer()
-    function, emitter = _function(module, dtype, "step", {
-        "code": I64, "v": pointer, "base": I64, "uniform": pointer, "operands": I32.as_pointer(), "at": I64,
-        "width": I64, "out": I64, "first": I64, "step": I64})
-    code, v, base, uniform, operands, at, width, out, first, step = function.args
-    b = emitter.builder
-    v = b.gep(b.addrspacecast(v, ir.PointerType(real, GLOBAL)), [base])
-    uniform = b.addrspacecast(uniform, ir.PointerType(real, GLOBAL))
-    operands = b.gep(b.addrspacecast(operands, ir.PointerType(I32, GLOBAL)), [at])
-    warp, last = ir.Constant(I64, WARP), b.sub(width, ir.Constant(I64, 1))
-
-    def operand(op_row: ir.Value, j: int) -> ir.Value:
-        place = b.load(b.gep(operands, [b.add(b.mul(width, ir.Constant(I64, j)), op_row)]))
-        row = b.sext(place, I64)
-        varying = b.gep(v, [b.mul(row, warp)])
-        same = b.gep(uniform, [b.not_(row)])
-        return b.load(b.select(b.icmp_signed("<", row, ir.Constant(I64, 0)), same, varying))
-
-    def rows(op: Op) -> None:
-        with counting(b, width, b.mul(step, ir.Constant(I64, ROWS_AHEAD)), first) as k:
-            # Past the end the last row is computed again: the same thread writes the same number.
-            ahead = []
-            for _ in range(ROWS_AHEAD):
-                ahead.append(b.select(b.icmp_signed("<", k, width), k, last))
-                k = b.add(k, step)
-            args = [[operand(row, j) for j in range(op.arity)] for row in ahead]
-            results = [emitter.number(emitter.apply(op, a)) for a in args]
-            for row, result in zip(ahead, results, strict=True):
-                b.store(result, b.gep(v, [b.mul(b.add(out, row), warp)]))
-
-    emit_switch(emitter, code, rows)
-    b.ret_void()
-    return function

@@ -106,12 +106,14 @@ def outer_products(rows: Rows, places: Rows, product: npt.NDArray[np.bool_],
 
 def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
     """The tables of a tape whose rows `reduced` are summed over the batch and rows `examples` stored."""
-    tables = _Tabulation(tape, reduced, examples).tables
+    tables = Tabulation(tape, reduced, examples).tables
     _share_rows(tables)
     return tables
 
 
-class _Tabulation:
+class Tabulation:
+    """Finds what need not be stored, numbers the rest and writes the tables' lines, each row written by one line."""
+
     def __init__(self, tape: Tape, reduced: Rows, examples: Rows):
         self.tape, self.tables = tape, Tables()
         # One row beyond the tape's: the number 1, by which an element that is no product is multiplied. It is exact.
@@ -202,10 +204,14 @@ class _Tabulation:
             found = self.v[rows]
         return found
 
+    def _operands(self, rows: Rows) -> Rows:
+        """What to call rows that an elementwise line reads."""
+        return self._in_v(rows)
+
     def _line(self, i: Instruction, lo: int, kept: npt.NDArray[np.intp], place: Rows | None) -> tuple[int, ...]:
         """An instruction's line for the lanes `kept`, its operands being rows of w (`place`) or of v."""
         def rows(given: Rows) -> Rows:
-            return self._in_v(given) if place is None else place[given]
+            return self._operands(given) if place is None else place[given]
         t = self.tables
         mine = [rows(a[kept]) for a in i.args]
         if i.segments is not None:

@@ -69,7 +69,8 @@ def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
 MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
-LIGHT_BLOCKS, TAPE_BLOCKS = 16 * MULTIPROCESSORS, 2 * MULTIPROCESSORS
+LIGHT_BLOCKS = 16 * MULTIPROCESSORS
+TILE_BLOCKS, FAR_BLOCKS = 4, 2     # of a multiprocessor, at most: 256 threads that may have 255 registers each
 # By the words a thread holds at once (`most_alive`, and accumulators), how many warps' registers a multiprocessor has
 # room for: compiled, a body takes up to 128, 168 or 255. Blocks that wait for others to end would double the time.
 HEAVY_WARPS = ((88, 16), (150, 12), (256, 8))
@@ -77,7 +78,9 @@ TWO_MEMBERS = 150                  # words up to which a thread has two examples
 UNROLL = 4                         # examples a thread of a light body has in flight
 SHARED_MEMORY = 48 << 10           # bytes a block may have without asking
 SHARED_IN_ALL = 227 << 10          # bytes that the blocks of an H100 multiprocessor may have; each takes 1,024 more
-TAPE_WARPS = 8                     # warps of a block that share an instruction's rows, over the same 32 examples
+TILE_THREADS, FAR_THREADS = 64, 128            # of a block, where a tile's rows lie in shared memory, and where not
+TILE_EXAMPLES = (32, 16)
+PADDING = 16                       # bytes between the rows of a tile
 SCRATCH_BYTES = 256 << 20          # rows of all blocks that interpret a tape
 
 
@@ -91,24 +94,33 @@ class CudaSchedule:
     blocks: int                        # at most
     unroll: int
     examples: int                      # a block has at once
+    shared: int = 0                    # bytes of shared memory that a block is given at the launch
 
     def grid(self, n: int) -> int:
         """How many blocks run a batch of n."""
         return min(self.blocks, -(-n // self.examples))
 
 
-def for_cuda(tape: Tape, dtype: np.dtype[Any], sums: Callable[[], BatchSums]) -> CudaSchedule:
-    """The CUDA schedule of a tape; `sums()` are those of its reduced results in a straight line."""
+def for_cuda(tape: Tape, dtype: np.dtype[Any], sums: Callable[[], BatchSums]) -> CudaSchedule | None:
+    """How CUDA runs a tape as one straight line, whose sums are `sums()`; None where it does not."""
     operations = tape.operations()
-    if operations <= FUSED_LIMIT:
-        if operations <= LIGHT and not sums().phases:
-            return CudaSchedule(True, True, BLOCK, LIGHT_BLOCKS, UNROLL, BLOCK * UNROLL)
-        fused = _fused(tape, dtype, sums())
-        if fused is not None:
-            return fused
-    warps = TAPE_WARPS * 4 // dtype.itemsize
-    fitting = SCRATCH_BYTES // (int((~tape.uniform).sum()) * dtype.itemsize * WARP + 1)
-    return CudaSchedule(False, False, WARP * warps, min(TAPE_BLOCKS, max(1, fitting)), 1, WARP)
+    if operations > FUSED_LIMIT:
+        return None
+    if operations <= LIGHT and not sums().phases:
+        return CudaSchedule(True, True, BLOCK, LIGHT_BLOCKS, UNROLL, BLOCK * UNROLL)
+    return _fused(tape, dtype, sums())
+
+
+def for_tile(rows: int, dtype: np.dtype[Any]) -> tuple[CudaSchedule, bool]:
+    """How CUDA runs a tape line by line, a tile having `rows` rows; and whether these lie in shared memory."""
+    def size(examples: int) -> int:
+        return rows * (examples * dtype.itemsize + PADDING)
+    for examples in TILE_EXAMPLES:
+        if size(examples) <= SHARED_MEMORY:
+            blocks = min(TILE_BLOCKS, SHARED_IN_ALL // (size(examples) + 1024)) * MULTIPROCESSORS
+            return CudaSchedule(False, False, TILE_THREADS, blocks, 1, examples, size(examples)), True
+    blocks = min(FAR_BLOCKS * MULTIPROCESSORS, max(1, SCRATCH_BYTES // size(WARP)))
+    return CudaSchedule(False, False, FAR_THREADS, blocks, 1, WARP), False
 
 
 def _fused(tape: Tape, dtype: np.dtype[Any], sums: BatchSums) -> CudaSchedule | None:
