@@ -42,7 +42,7 @@ def everything(report: Report) -> Record:
     for dtype in (np.float32, np.float64):
         report.attempt(f"table of operations, {dtype.__name__}", lambda dtype=dtype: table_of_operations(report, dtype))
         for name in families():
-            if name == "tape" and report.simulated:
+            if name in ("tape", "whole rows") and report.simulated:
                 continue                            # a thousand rows, a thread after the other: minutes
             report.attempt(f"{name}, {dtype.__name__}", lambda name=name, dtype=dtype: family(report, name, dtype))
     say("how fast")
@@ -52,7 +52,8 @@ def everything(report: Report) -> Record:
     networks_ = (mlp.SMALL,) if report.simulated else (mlp.SMALL, mlp.WIDE, mlp.CLASSES)
     for sizes in networks_:
         report.attempt("-".join(map(str, sizes)), lambda sizes=sizes: measure(report, lambda: network(report, sizes)))
-    report.attempt("softmax", lambda: measure(report, lambda: softmax(report)))
+    for shape in report.sizes.softmax:
+        report.attempt(f"softmax of {shape[1]:,}", lambda shape=shape: measure(report, lambda: softmax(report, *shape)))
     report.attempt("training", lambda: training(report))
     report.record["seconds"] = round(time.perf_counter() - began)
     return report.record

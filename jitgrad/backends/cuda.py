@@ -22,6 +22,7 @@ from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda_copies import launch
 from jitgrad.backends.cuda_forms import Fused, Held, Tape, sum_kernel
+from jitgrad.backends.cuda_wide_form import WideForm, wide_form
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import Layout
@@ -82,8 +83,14 @@ class CudaKernel:
         self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
-        self.plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
-        self._form: Fused | Tape = (Fused if self.plan.fused else Tape)(self.layout, self.plan)
+        self._form: Fused | Tape | WideForm
+        wide = wide_form(self.layout)
+        if wide is not None:
+            self._form = wide
+        else:
+            plan = schedule.for_cuda(tape, program.dtype, len(self.layout.columns))
+            self._form = (Fused if plan.fused else Tape)(self.layout, plan)
+        self.plan = self._form.plan
         self._held = Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}
 
@@ -148,8 +155,9 @@ class CudaKernel:
         wanted = capability or _capability()
         with _LOCK:
             if wanted not in self._texts:
-                text, _ = cuda.compile(self._form.kernel.py_func, self._form.signature, cc=wanted, device=False,
-                                       abi="numba", output="ptx")
+                kernel = self._form.kernel
+                text, _ = cuda.compile(kernel.py_func, self._form.signature, cc=wanted, device=False, abi="numba",
+                                       output="ptx", launch_bounds=kernel.targetoptions.get("launch_bounds"))
                 self._texts[wanted] = str(text)
             return self._texts[wanted]
 

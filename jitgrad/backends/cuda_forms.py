@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 INT = types.int64
 
 
-def _hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
+def hole(arity: int, function_of: Callable[[ir.Module], ir.Function]) -> Any:
     """A numba-CUDA intrinsic calling an emitted function: arrays go in as pointers, tuples of addresses one by one."""
     from numba.cuda.extending import intrinsic
 
@@ -72,7 +72,7 @@ class Fused:
             from jitgrad.backends.cuda_simulator import fused_holes
             holes = fused_holes(code)
         else:
-            holes = (_hole(1, code.clear), _hole(5, code.body), _hole(3, code.fold))
+            holes = (hole(1, code.clear), hole(5, code.body), hole(3, code.fold))
         return cuda_batch.fused_shell(*holes, from_dtype(layout.dtype), code.slots, self.columns, self.room, plan.block,
                                       plan.unroll, layout.pieces)
 
@@ -83,16 +83,21 @@ class Fused:
 
     def arguments(self, held: Held, part: DeviceArray, shared: Array | DeviceArray, arrays: list[DeviceArray], blocks: int,
                   n: int) -> list[Any]:
-        slots = self.layout.shared_slots
-        if isinstance(shared, DeviceArray):
-            numbers = held.scratch("numbers", self.room, self.layout.dtype)
-            places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
-            cuda_copies.gather(numbers, shared, places, len(slots))
-        else:
-            room = np.zeros(self.room, self.layout.dtype)
-            room[:len(slots)] = shared[slots]
-            numbers = held.keep(room)
+        numbers = shared_numbers(held, self.layout, shared, self.room)
         return [address(part), address(numbers), tuple(map(address, arrays)) or (0,), n]
+
+
+def shared_numbers(held: Held, layout: Layout, shared: Array | DeviceArray, room: int) -> DeviceArray:
+    """The numbers that all examples share in the layout's order, and zeros up to `room`."""
+    slots = layout.shared_slots
+    if isinstance(shared, DeviceArray):
+        numbers = held.scratch("numbers", room, layout.dtype)
+        places = held.table("slots", lambda: slots if len(slots) else np.zeros(1, np.int64))
+        cuda_copies.gather(numbers, shared, places, len(slots))
+        return numbers
+    filled = np.zeros(room, layout.dtype)
+    filled[:len(slots)] = shared[slots]
+    return held.keep(filled)
 
 
 class Tape:
@@ -166,7 +171,7 @@ def _interpreter(dtype: np.dtype[Any], warps: int, pieces: int) -> Any:
     if SIMULATED:
         from jitgrad.backends.cuda_simulator import tape_step as step
     else:
-        step = _hole(10, lambda module: interpreter_step(module, dtype))
+        step = hole(10, lambda module: interpreter_step(module, dtype))
     return cuda_batch.tape_shell(step, from_dtype(dtype), warps, pieces)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from jitgrad.backends.interpret import run_instruction, vectorised
 from jitgrad.compiler.emit import ELEMENTWISE
-from jitgrad.compiler.emit_cuda import FusedCode
+from jitgrad.compiler.emit_cuda import FusedCode, Layout
 from jitgrad.kernels import cuda_batch
 from jitgrad.kernels.cuda_batch import WARP
 
@@ -22,28 +22,14 @@ Array = npt.NDArray[Any]
 
 def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
     """clear, body and fold as Python functions; see `cuda_batch.fused_shell`."""
-    layout, plan = code.layout, code.plan
-    tape, dtype = layout.tape, layout.dtype
+    layout, plan, dtype = code.layout, code.plan, code.layout.dtype
 
     def clear(acc: Array) -> None:
         acc[:] = 0
 
-    def example(numbers: Array, i: int, arrays: tuple[Array, ...]) -> Array:
-        v = np.empty((tape.size, 1), dtype)
-        for row, place in layout.shared.items():
-            v[row] = numbers[place]
-        for row, (array, column) in layout.batched.items():
-            v[row] = arrays[array][i * layout.in_widths[array] + column]
-        for row, value in tape.constants.items():
-            v[row] = value
-        with np.errstate(all="ignore"):
-            for instruction in tape.instructions:
-                run_instruction(instruction, v)
-        return v[:, 0]
-
     def body(acc: Array, numbers: Array, i: int, n: int, arrays: tuple[Array, ...]) -> None:
         for at in range(i, i + plan.unroll):
-            v = example(numbers, min(at, n - 1), arrays)
+            v = run_example(layout, numbers, min(at, n - 1), arrays)
             for row, (array, column) in zip(layout.stored_rows, layout.stored, strict=True):
                 width = layout.out_widths[array]
                 arrays[len(layout.in_widths) + array][min(at, n - 1) * width + column] = v[row]
@@ -72,6 +58,22 @@ def fused_holes(code: FusedCode) -> tuple[Callable[..., None], Callable[..., Non
                     tiles[at + code.groups * WARP] += error
 
     return clear, body, fold
+
+
+def run_example(layout: Layout, numbers: Array, i: int, arrays: tuple[Array, ...]) -> Array:
+    """Every row of the tape for example i."""
+    tape = layout.tape
+    v = np.empty((tape.size, 1), layout.dtype)
+    for row, place in layout.shared.items():
+        v[row] = numbers[place]
+    for row, (array, column) in layout.batched.items():
+        v[row] = arrays[array][i * layout.in_widths[array] + column]
+    for row, value in tape.constants.items():
+        v[row] = value
+    with np.errstate(all="ignore"):
+        for instruction in tape.instructions:
+            run_instruction(instruction, v)
+    return v[:, 0]
 
 
 def _by_lane(sums: Array) -> Array:

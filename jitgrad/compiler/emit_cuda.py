@@ -58,6 +58,18 @@ class Layout:
         columns, self.column_of = np.unique(program.reduced_rows, return_inverse=True)
         self.columns: list[int] = columns.tolist()
 
+    def share_first(self, rows: Sequence[int]) -> None:
+        """Let the numbers of these shared rows come first, in this order."""
+        order = list(dict.fromkeys([*rows, *self.shared]))
+        self.shared_slots = self.shared_slots[[self.shared[row] for row in order]]
+        self.shared = {row: place for place, row in enumerate(order)}
+
+    def sum_in(self, columns: dict[int, int]) -> None:
+        """Let each row's sum over the batch be in the column that is said; rows that are one number may share one."""
+        self.column_of = np.array([columns[row] for row in self.columns], np.intp)[self.column_of]
+        row_of = {column: row for row, column in columns.items()}
+        self.columns = [row_of[column] for column in range(len(row_of))]
+
     def vector(self, width: int) -> int:
         """How many numbers of a row of `width` one instruction moves."""
         return math.gcd(width, VECTOR_BYTES // self.dtype.itemsize)
