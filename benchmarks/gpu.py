@@ -43,7 +43,7 @@ def everything(report: Report) -> Record:
     for dtype in (np.float32, np.float64):
         report.attempt(f"table of operations, {dtype.__name__}", lambda dtype=dtype: table_of_operations(report, dtype))
         for name in families():
-            if name == "tape" and report.simulated:
+            if name in ("tape", "whole rows") and report.simulated:
                 continue                            # a thousand rows, a thread after the other: minutes
             report.attempt(f"{name}, {dtype.__name__}", lambda name=name, dtype=dtype: family(report, name, dtype))
     say("how fast")
@@ -53,7 +53,8 @@ def everything(report: Report) -> Record:
     networks_ = (mlp.SMALL,) if report.simulated else (mlp.SMALL, mlp.WIDE, mlp.CLASSES)
     for sizes in networks_:
         report.attempt("-".join(map(str, sizes)), lambda sizes=sizes: measure(report, lambda: network(report, sizes)))
-    report.attempt("softmax", lambda: measure(report, lambda: softmax(report)))
+    for shape in report.sizes.softmax:
+        report.attempt(f"softmax of {shape[1]:,}", lambda shape=shape: measure(report, lambda: softmax(report, *shape)))
     for name, training in (("training", one_model), ("many models", many_models), ("a large batch", large_batch)):
         report.attempt(name, lambda training=training: training(report))
     report.record["seconds"] = round(time.perf_counter() - began)

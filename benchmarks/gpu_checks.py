@@ -95,6 +95,9 @@ def families() -> dict[str, tuple[Callable[[], Any], Callable[[Any, int, Any], t
         "rows an example": (lambda: (network((2, 4, 3, 1), hinge), {"reduce": None}),
                             lambda rng, n, t: (weights(rng, (2, 4, 3, 1), t), rng.normal(size=(n, 2)).astype(t),
                                                labels(rng, n, t))),
+        "whole rows": (lambda: (lambda b, z, y: jg.losses.cross_entropy(z + b, y), {"argnums": (0, 1), "reduce": "sum"}),
+                       lambda rng, n, t: (rng.normal(size=1000).astype(t), rng.normal(size=(n, 1000)).astype(t),
+                                          rng.integers(0, 1000, n))),
         "tape": (lambda: (network(digits_, jg.losses.cross_entropy), {}),
                  lambda rng, n, t: (weights(rng, digits_, t), rng.normal(size=(n, 64)).astype(t), rng.integers(0, 10, n))),
     }

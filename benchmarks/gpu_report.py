@@ -32,8 +32,7 @@ class Sizes:
 
     elements: int = 100_000_000
     tile: int = 10_000_000                         # distinct examples among them
-    rows: int = 65_536
-    classes: int = 1_024
+    softmax: tuple[tuple[int, int], ...] = ((65_536, 1_024), (2_048, 32_000))       # rows and classes
     batch: int = 1_000_000
     families: tuple[int, ...] = (1, 31, 130, 10_007)
     points: int = 4_096
@@ -46,7 +45,7 @@ class Sizes:
     calls: int = 10
 
 
-TINY = Sizes(300, 100, 9, 5, 40, (33,), 16, 1 << 12, 2, 8, 2, 1, 1, 1)
+TINY = Sizes(300, 100, ((9, 5), (3, 40)), 40, (33,), 16, 1 << 12, 2, 8, 2, 1, 1, 1)
 
 
 class Report:

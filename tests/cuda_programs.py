@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -62,6 +63,62 @@ def _attention(dtype: Any) -> Program:
     return program(loss, np.ones((4, 2), dtype), np.ones((2, 6), dtype))
 
 
+def _divergence(z: Any, t: Any) -> Any:
+    """Kullback and Leibler's, of softmax(t) and softmax(z)."""
+    of_z, of_t = z - jg.logsumexp(z), t - jg.logsumexp(t)
+    return sum(jg.exp(of_t) * (of_t - of_z))
+
+
+def _smoothed(z: Any, y: Any) -> Any:
+    """Cross-entropy with smoothed labels (Szegedy et al. 2016)."""
+    powers = z - jg.logsumexp(z)
+    return -0.9 * jg.take(powers, y) - 0.1 / len(z) * np.sum(powers)
+
+
+def _normalised(p: Any, x: Any, y: Any) -> Any:
+    """Logistic loss of a layer norm (Ba et al. 2016)."""
+    centred = x - np.sum(x) / len(x)
+    deviation = jg.sqrt(np.sum(centred * centred) / len(x) + 1e-5)
+    return losses.binary_cross_entropy(sum(p["w"] * (centred / deviation) + p["b"]), y)
+
+
+def _rows(fun: Callable[..., Any], count: int, label: bool, **options: Any) -> Callable[[Any, int], Program]:
+    """A loss of `count` rows an example, and of a class or not, as a program of dtype and width."""
+    def made(t: Any, width: int) -> Program:
+        args = [np.ones((2, width), t)] * count + [np.ones(2, int)] * label
+        return program(fun, *args, **{"in_axes": (0,) * len(args), "reduce": "sum"} | options)
+    return made
+
+
+def _forward(fun: Callable[..., Any], t: Any, width: int) -> Program:
+    return jg.jit(fun, in_axes=0, reduce=None, device="interpret").lower(np.ones((2, width), t)).program
+
+
+# Losses of whole rows: what an example's lanes share.
+ROWS: dict[str, Callable[[Any, int], Program]] = {
+    "cross_entropy": _rows(losses.cross_entropy, 1, True),
+    "cross_entropy an example": _rows(losses.cross_entropy, 1, True, reduce=None),
+    "mean cross_entropy": _rows(losses.cross_entropy, 1, True, reduce="mean"),
+    "smoothed": _rows(_smoothed, 1, True),
+    "divergence": _rows(_divergence, 2, False, argnums=(0, 1)),
+    "cosine": _rows(lambda a, b: (a @ b) / jg.sqrt((a @ a) * (b @ b)), 2, False, argnums=(0, 1), reduce=None),
+    "margins": _rows(lambda z, y: sum(jg.relu(z - jg.take(z, y) + 1.0)), 1, True),
+    "probabilities": _rows(lambda z, t: sum((jg.softmax(z) - t)**2), 2, False),
+    "smallest": _rows(lambda z, t: sum(jg.exp(jg.stop_gradient(reduce(jg.minimum, z)) - z) * t), 2, False),
+    "bias": lambda t, w: program(lambda b, z, y: losses.cross_entropy(z + b, y), np.ones(w, t), np.ones((2, w), t),
+                                 np.ones(2, int)),
+    "logistic": lambda t, w: program(lambda p, x, y: losses.binary_cross_entropy(p["w"] @ x + p["b"], y),
+                                     {"w": np.ones(w, t), "b": t.type(0)}, np.ones((2, w), t), np.ones(2, t)),
+    "bias last": lambda t, w: program(lambda p, x, y: losses.hinge(p[:-1] @ x + p[-1], y), np.ones(w + 1, t),
+                                      np.ones((2, w), t), np.ones(2, t)),
+    "bias first": lambda t, w: program(lambda p, x, y: losses.huber(p[1:] @ x + p[0], y), np.ones(w + 1, t),
+                                       np.ones((2, w), t), np.ones(2, t)),
+    "layer norm": lambda t, w: program(_normalised, {"w": np.ones(w, t), "b": np.ones(w, t)}, np.ones((2, w), t),
+                                       np.ones(2, t)),
+    "mean": _rows(lambda z: np.sum(z) / len(z), 1, False),
+    "forward": lambda t, w: _forward(lambda z: [jg.logsumexp(z), *jg.softmax(z)], t, w),
+}
+
 PROGRAMS: dict[str, Callable[[Any], Program]] = {
     # A derivative an example: 12 bytes in and out, and hardly any arithmetic.
     "elementwise": lambda t: program(losses.mse, np.ones(2, t), np.ones(2, t), in_axes=(0, 0), reduce="sum"),
@@ -85,6 +142,11 @@ PROGRAMS: dict[str, Callable[[Any], Program]] = {
         lambda p, x, y: losses.mse(p[0] * jg.exp(p[1] * x) + p[2], y), np.ones((2, 3), t), np.ones(2, t), np.ones(2, t),
         in_axes=(0, 0, 0)),
     "without_a_batch": lambda t: program(lambda p: p[0] * p[0] + p[1], np.ones(2, t)),
+    "rows_cross_entropy_1024": lambda t: ROWS["cross_entropy"](t, 1024),
+    "rows_cross_entropy_1000": lambda t: ROWS["cross_entropy"](t, 1000),
+    "rows_cross_entropy_32000": lambda t: ROWS["cross_entropy"](t, 32_000),
+    "rows_divergence_512": lambda t: ROWS["divergence"](t, 512),
+    "rows_logistic_256": lambda t: ROWS["logistic"](t, 256),
 }
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from cuda_programs import PROGRAMS, batch_for, program
+from cuda_programs import PROGRAMS, ROWS, batch_for, program
 from referees import assert_close, assert_same_bits
 
 from jitgrad.backends.cuda import CudaKernel, problem
 from jitgrad.backends.interpret import InterpretKernel
-from jitgrad.compiler import schedule
+from jitgrad.compiler import schedule, wide_schedule
 from jitgrad.compiler.program import Program
 from jitgrad.kernels import cuda_batch, cuda_tape
 
@@ -41,6 +41,21 @@ def check_compensation() -> None:
     assert_same_bits(CudaKernel(made)(np.ones(1, np.float32), [x], len(x)).sums, np.array([0.0, np.inf, np.inf]))
 
 
+def check_rows() -> None:
+    """Groups of lanes in a warp, of two warps, and a row walked in pieces; one multiprocessor, so trips are several."""
+    wide_schedule.MULTIPROCESSORS, wide_schedule.BLOCK = 1, 64
+    f, d = np.dtype(np.float32), np.dtype(np.float64)
+    for n in (1, 2, 35):                                       # 35: four trips of four blocks of two, and a rest
+        check(ROWS["cross_entropy"](f, 33), n, "cross_entropy of 33")
+    check(ROWS["bias"](f, 130), 9, "bias of 130")
+    check(ROWS["logistic"](d, 36), 18, "logistic of 36")
+    check(ROWS["cosine"](f, 40), 19, "cosine of 40")
+    wide_schedule.LONGEST = 4
+    check(ROWS["cross_entropy an example"](f, 132), 7, "cross_entropy of 132, two warps")
+    wide_schedule.LONGEST, wide_schedule.BLOCK, wide_schedule.CHUNK = 2, 16, 1
+    check(ROWS["cross_entropy"](f, 301), 3, "cross_entropy of 301 in pieces")
+
+
 def main() -> None:
     assert "simulator is not a device" in str(problem())
     schedule.LIGHT_BLOCKS = schedule.TILE_BLOCKS = schedule.FAR_BLOCKS = 2
@@ -57,6 +72,7 @@ def main() -> None:
     for n in (1, 32, 33, 131, 521):                            # 521: three trips of two blocks
         check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy")
     check(PROGRAMS["without_a_batch"](np.float32), 1, "without_a_batch")
+    check_rows()
     schedule.FUSED_LIMIT, schedule.TILE_THREADS, schedule.FAR_THREADS, cuda_tape.FOLD = -1, 8, 8, 2
     for n in (1, 67):                                          # 67: two trips of two blocks of 32
         check(PROGRAMS["cross_entropy"](np.float32), n, "cross_entropy by tape")

@@ -18,7 +18,7 @@ from llvmlite import ir
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
 from cuda_golden import assert_as_committed, assert_float32_alone
-from cuda_host import WARP, HostWarp
+from cuda_host import WARP, HostWarp, aligned
 from cuda_programs import PROGRAMS, batch_for, every_operation, program
 from referees import assert_close, assert_same_bits
 
@@ -28,6 +28,7 @@ from jitgrad.backends import cuda as backend
 from jitgrad.backends import cuda_forms, cuda_text
 from jitgrad.backends.cuda import CudaKernel
 from jitgrad.backends.cuda_simulator import tape_holes
+from jitgrad.backends.cuda_wide_form import WideForm
 from jitgrad.backends.interpret import InterpretKernel
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import FusedCode, Layout
@@ -63,14 +64,15 @@ def test_a_program_compiles_to_ptx(name: str, dtype: str, compiled: Any) -> None
     text = kernel.as_text("ptx")
     assert ".target sm_90a" in text
     assert text.count(".visible .entry") == 1
-    assert kernel.plan.fused == (not name.startswith("tape"))
+    assert isinstance(kernel._form, cuda_forms.Tape) == name.startswith("tape")
+    assert isinstance(kernel._form, WideForm) == name.startswith("rows")
     assert "fma.rn" not in text or name not in ("mse", "hinge"), "a product and a sum were joined"
     if dtype == "float32":
         assert_float32_alone(text)
 
 
-# One program for each kind of kernel: sums of each thread's own, sums over the warp, rows an example, a tape.
-FAMILIES = ("mse", "cross_entropy", "per_example", "tape_64_32_10")
+# One program for each kind of kernel: sums of each thread's own, sums over the warp, rows an example, a tape, lanes.
+FAMILIES = ("mse", "cross_entropy", "per_example", "tape_64_32_10", "rows_cross_entropy_1024")
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (10, 0)], ids=["sm_80", "sm_100"])
@@ -130,6 +132,9 @@ def test_the_hot_loop_reads_memory_and_has_most_arithmetic_of_its_own() -> None:
         /*0120*/                   FADD R9, R9, R6 ;
         /*0130*/               @P0 BRA `(.L_x_5) ;
         /*0140*/                   EXIT ;
+    .L_x_6:
+        /*0150*/                   WARPSYNC.ALL ;
+        /*0160*/                   BRA `(.L_x_1) ;
     """
     found = cuda_text.hot_loop(code.replace("\n    ", "\n"))
     assert {k: v for k, v in found.items() if v} == {"instructions": 5, "loads": 1, "float32": 2, "float64": 1}
@@ -193,8 +198,8 @@ class _Host:
             function(module)
         self.warp, self.pieces = HostWarp(module), self.layout.pieces
         self.acc = np.full((WARP, self.code.slots), np.nan, made.dtype)
-        self.tiles = _aligned(self.code.columns * self.pieces, made.dtype)
-        self.board = _aligned(self.code.board + 4, made.dtype)
+        self.tiles = aligned(self.code.columns * self.pieces, made.dtype)
+        self.board = aligned(self.code.board + 4, made.dtype)
         self.board[:] = np.nan
         self.call("clear", lambda lane: [self.acc[lane]])
 
@@ -210,12 +215,12 @@ class _Host:
 
     def run(self, shared: Any, batched: list[Any], n: int) -> tuple[Any, list[Any]]:
         dtype = self.layout.dtype
-        numbers = _aligned(len(self.code.numbers) + 4, dtype)
+        numbers = aligned(len(self.code.numbers) + 4, dtype)
         numbers[:len(self.code.numbers)] = shared[self.code.numbers]
-        inputs = [_aligned(a.size, dtype) for a in batched]
+        inputs = [aligned(a.size, dtype) for a in batched]
         for copy, a in zip(inputs, batched, strict=True):
             copy[:] = a.reshape(-1)
-        outputs = [_aligned(n * w, dtype) for w in self.layout.out_widths]
+        outputs = [aligned(n * w, dtype) for w in self.layout.out_widths]
         unroll = self.plan.unroll
         for first in range(0, n, WARP * unroll):
             self.call("body", lambda lane, first=first: [self.acc[lane], self.board, numbers, first + lane * unroll, n,
@@ -224,14 +229,8 @@ class _Host:
         return self.sums(), [o.reshape(n, -1) for o in outputs]
 
 
-def _aligned(size: int, dtype: Any) -> Any:
-    """Zeros at an address that 16-byte loads may use, as device memory's is."""
-    room = np.zeros(size * np.dtype(dtype).itemsize + 16, np.uint8)
-    return room[-room.ctypes.data % 16:][:size * np.dtype(dtype).itemsize].view(dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if not name.startswith("tape")])
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if not name.startswith(("tape", "rows"))])
 def test_what_is_emitted_computes_the_program(name: str, dtype: str) -> None:
     made = PROGRAMS[name](np.dtype(dtype))
     n = 1 if not made.batched else 150 if len(made.leaves) < 4 else 41
@@ -294,7 +293,7 @@ def test_the_lines_of_a_tape_compute_what_the_simulators_do(name: str, dtype: st
     w, packed = map(_copied, form.numbers(shared))
     inputs, _, spread, table, operands = form.listed
     shift, stride = (form.plan.examples // form.count).bit_length() - 1, form.plan.examples + form.count
-    v, acc = _aligned(form.tables.rows * stride, dtype), np.zeros(max(1, form.columns), dtype)
+    v, acc = aligned(form.tables.rows * stride, dtype), np.zeros(max(1, form.columns), dtype)
     v[:] = 0.25                                             # padding too may be read
     rows = v.reshape(-1, stride)[:, :-form.count]
     for array, _, column, row in inputs.tolist():
@@ -327,7 +326,7 @@ def test_the_lines_of_a_tape_compute_what_the_simulators_do(name: str, dtype: st
 
 
 def _copied(a: Any) -> Any:
-    copy = _aligned(a.size, a.dtype)
+    copy = aligned(a.size, a.dtype)
     copy[:] = a
     return copy
 

@@ -35,7 +35,8 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Which modules may import a package at all, at the top of the file or inside a function.
-MACHINE_CODE = ["backward", "cpu", "cuda", "cuda_copies", "cuda_forms", "cuda_memory", "cuda_training", "native", "rows"]
+MACHINE_CODE = ["backward", "cpu", "cuda", "cuda_copies", "cuda_forms", "cuda_memory", "cuda_training", "cuda_wide_form",
+                "native", "rows"]
 GENERATORS = ["jitgrad.kernels.*", "jitgrad.compiler.emit*", *(f"jitgrad.backends.{name}" for name in MACHINE_CODE)]
 ALLOWED = {
     "jax": ["jitgrad.backends.jax", "jitgrad.bridges"],

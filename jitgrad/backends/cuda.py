@@ -22,6 +22,7 @@ from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda_copies import launch
 from jitgrad.backends.cuda_forms import Fused, Held, Tape, address, sum_kernel
+from jitgrad.backends.cuda_wide_form import WideForm, wide_form
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import Layout
@@ -70,7 +71,8 @@ def _capability() -> tuple[Any, ...]:
 def ptx_of(kernel: Any, signature: Any, capability: tuple[Any, ...]) -> str:
     """A shell as text for a compute capability."""
     with _LOCK:
-        text, _ = cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba", output="ptx")
+        text, _ = cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba", output="ptx",
+                               launch_bounds=kernel.targetoptions.get("launch_bounds"))
     return str(text)
 
 
@@ -89,8 +91,10 @@ class CudaKernel:
         self.program, self.device = program, device
         tape, _ = program.rolled
         self.layout = Layout(program)
-        plan = schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
-        self._form: Fused | Tape = Tape(self.layout) if plan is None else Fused(self.layout, plan)
+        self._form: Fused | Tape | WideForm
+        wide = wide_form(self.layout)
+        plan = None if wide else schedule.for_cuda(tape, program.dtype, lambda: self.layout.sums)
+        self._form = wide or (Tape(self.layout) if plan is None else Fused(self.layout, plan))
         self.plan = self._form.plan
         self._held = Held(device)
         self._texts: dict[tuple[Any, ...], str] = {}

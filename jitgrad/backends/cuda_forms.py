@@ -86,15 +86,19 @@ class Fused:
 
     def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
                   blocks: int, n: int) -> list[Any]:
-        slots = self.code.numbers
-        if isinstance(shared, list):
-            numbers = held.scratch("numbers", self.code.room, self.layout.dtype)
-            cuda_copies.gather(numbers, shared, held.table("where", lambda: _where(self.layout, slots)))
-        else:
-            room = np.zeros(self.code.room, self.layout.dtype)
-            room[:len(slots)] = shared[slots]
-            numbers = held.keep(room)
+        numbers = shared_numbers(held, self.layout, shared, self.code.numbers, self.code.room)
         return [address(part), address(numbers), tuple(map(address, arrays)) or (0,), n]
+
+
+def shared_numbers(held: Held, layout: Layout, shared: Array | list[DeviceArray], slots: Array, room: int) -> DeviceArray:
+    """The numbers at `slots` of the program's vector of shared numbers, and zeros up to `room`."""
+    if isinstance(shared, list):
+        numbers = held.scratch("numbers", room, layout.dtype)
+        cuda_copies.gather(numbers, shared, held.table("where", lambda: _where(layout, slots)))
+        return numbers
+    filled = np.zeros(room, layout.dtype)
+    filled[:len(slots)] = shared[slots]
+    return held.keep(filled)
 
 
 class Tape:

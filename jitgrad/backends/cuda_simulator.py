@@ -6,7 +6,7 @@ The emitted bodies cannot run there; everything around them can: indices, tails,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jitgrad.backends.interpret import run_instruction, vectorised
 from jitgrad.compiler.batch_sums import VECTOR_BYTES, Job, board_stride
 from jitgrad.compiler.cuda_tables import TALL, TILES
 from jitgrad.compiler.emit import ELEMENTWISE
-from jitgrad.compiler.emit_cuda import FusedCode
+from jitgrad.compiler.emit_cuda import FusedCode, Layout
 from jitgrad.compiler.emit_training import GRADIENT, UpdateCode
 from jitgrad.kernels import cuda_batch
 from jitgrad.kernels.cuda_batch import WARP
@@ -27,8 +27,7 @@ Array = npt.NDArray[Any]
 def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[..., None], Callable[..., None],
                                                                     Callable[..., None]]:
     """clear, body and fold as Python functions; see `cuda_batch.fused_shell`. shells: the module of the shell around."""
-    layout, plan, sums = code.layout, code.plan, code.sums
-    tape, dtype = layout.tape, layout.dtype
+    layout, plan, sums, dtype = code.layout, code.plan, code.sums, code.layout.dtype
     place = {row: at for at, row in enumerate(code.rows)}
     stride = board_stride(plan.unroll, dtype.itemsize)
     jobs = [job for phase in sums.phases for job in phase.jobs]
@@ -38,21 +37,8 @@ def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[...
     def clear(acc: Array) -> None:
         acc[:] = 0
 
-    def example(numbers: Array, i: int, arrays: tuple[Array, ...]) -> Array:
-        v = np.empty((tape.size, 1), dtype)
-        for row in layout.shared:
-            v[row] = numbers[place[row]] if row in place else np.nan
-        for row, (array, column) in layout.batched.items():
-            v[row] = arrays[array][i * layout.in_widths[array] + column]
-        for row, value in tape.constants.items():
-            v[row] = value
-        with np.errstate(all="ignore"):
-            for instruction in tape.instructions:
-                run_instruction(instruction, v)
-        return v[:, 0]
-
     def body(acc: Array, board: Array, numbers: Array, i: int, n: int, arrays: tuple[Array, ...]) -> None:
-        v = np.array([example(numbers, min(at, n - 1), arrays) for at in range(i, i + plan.unroll)])
+        v = np.array([run_example(layout, place, numbers, min(at, n - 1), arrays) for at in range(i, i + plan.unroll)])
         for at in range(plan.unroll):
             for row, (array, column) in zip(layout.stored_rows, layout.stored, strict=True):
                 width = layout.out_widths[array]
@@ -106,6 +92,22 @@ def fused_holes(code: FusedCode, shells: Any = cuda_batch) -> tuple[Callable[...
                 tiles[at + code.columns] += error
 
     return clear, body, fold
+
+
+def run_example(layout: Layout, place: Mapping[int, int], numbers: Array, i: int, arrays: tuple[Array, ...]) -> Array:
+    """Every row of the tape for example i; place: where among the numbers a shared row is."""
+    tape = layout.tape
+    v = np.empty((tape.size, 1), layout.dtype)
+    for row in layout.shared:
+        v[row] = numbers[place[row]] if row in place else np.nan
+    for row, (array, column) in layout.batched.items():
+        v[row] = arrays[array][i * layout.in_widths[array] + column]
+    for row, value in tape.constants.items():
+        v[row] = value
+    with np.errstate(all="ignore"):
+        for instruction in tape.instructions:
+            run_instruction(instruction, v)
+    return v[:, 0]
 
 
 def tape_holes(dtype: np.dtype[Any]) -> dict[str, Callable[..., None]]:

@@ -72,7 +72,8 @@ def hot_loop(machine_code: str) -> dict[str, int]:
 
     That is the one with most arithmetic among those that read device memory. A loop is what lies between a label and a
     branch back to it, without the loops within. Subroutines that it calls (a division's rare cases) are not part of it,
-    the path of a batch's last few examples is.
+    the path of a batch's last few examples is. What stands behind the kernel's end (a warp whose threads have parted) comes
+    back into a loop, and closes none.
     """
     lines = list(_instructions(machine_code))
     places = {label: at for at, (label, _) in enumerate(lines) if label}
@@ -80,7 +81,7 @@ def hot_loop(machine_code: str) -> dict[str, int]:
     for at, (_, text) in enumerate(lines):
         target = re.search(r"\bBRA\b.*\((\.L\w+)\)", text)
         first = places.get(target[1], at + 1) if target is not None else at + 1
-        if first < at:
+        if first < at and not any(text == "EXIT" for _, text in lines[first:at]):
             ends[first] = at
     # Of an instruction the innermost loop: the one that begins last of those around it.
     owner = [max((first for first, last in ends.items() if first <= at <= last), default=-1) for at in range(len(lines))]
@@ -90,18 +91,18 @@ def hot_loop(machine_code: str) -> dict[str, int]:
 
 
 def _count(instructions: list[str]) -> dict[str, int]:
-    names = [re.split(r"[ .]", text)[0] for text in instructions]
+    names = [re.split(r"[ .]", re.sub(r"^@\S+\s+", "", text))[0] for text in instructions]
     return {"instructions": len(names)} | {kind: sum(bool(re.fullmatch(pattern, name)) for name in names)
                                            for kind, pattern in KINDS.items()}
 
 
 def _instructions(machine_code: str) -> Iterator[tuple[str, str]]:
-    """(label, "") or ("", instruction without its predicate), line by line."""
+    """(label, "") or ("", instruction), line by line."""
     for line in machine_code.splitlines():
         label = re.match(r"(\.L\w+):", line)
         if label is not None:
             yield label[1], ""
             continue
-        instruction = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z].*?)\s*;", line)
+        instruction = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+((?:@!?U?P\w+\s+)?[A-Z].*?)\s*;", line)
         if instruction is not None:
             yield "", instruction[1]

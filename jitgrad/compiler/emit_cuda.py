@@ -65,6 +65,12 @@ class Layout:
         """How a straight line adds up the columns."""
         return BatchSums(self.tape, self.columns, self.stored_rows, self.dtype.itemsize)
 
+    def sum_in(self, columns: dict[int, int]) -> None:
+        """Let each row's sum over the batch be in the column that is said; rows that are one number may share one."""
+        self.column_of = np.array([columns[row] for row in self.columns], np.intp)[self.column_of]
+        row_of = {column: row for row, column in columns.items()}
+        self.columns = [row_of[column] for column in range(len(row_of))]
+
     def vector(self, width: int) -> int:
         """How many numbers of a row of `width` one instruction moves."""
         return math.gcd(width, VECTOR_BYTES // self.dtype.itemsize)

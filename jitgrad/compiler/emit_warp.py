@@ -15,11 +15,12 @@ class Warp:
 
     def __init__(self, emitter: Emitter):
         self.emitter, self.builder = emitter, emitter.builder
-        thread = self._intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", I32, ())
+        thread = self.intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", I32, ())
         self.thread = self.builder.call(thread, ())
         self.lane = self.builder.and_(self.thread, ir.Constant(I32, WARP - 1))
 
-    def _intrinsic(self, name: str, result: ir.Type, args: Sequence[ir.Type]) -> ir.Function:
+    def intrinsic(self, name: str, result: ir.Type, args: Sequence[ir.Type]) -> ir.Function:
+        """A function that NVVM knows by name."""
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, args), name)
 
@@ -30,7 +31,7 @@ class Warp:
 
     def meet(self) -> None:
         """Wait for the other lanes; what they have written to shared memory is seen from here on."""
-        barrier = self._intrinsic("llvm.nvvm.bar.warp.sync", ir.VoidType(), (I32,))
+        barrier = self.intrinsic("llvm.nvvm.bar.warp.sync", ir.VoidType(), (I32,))
         self.builder.call(barrier, [ir.Constant(I32, -1)])
 
     def bit(self, k: int) -> ir.Value:
@@ -41,7 +42,7 @@ class Warp:
     def exchange(self, k: int, value: ir.Value) -> ir.Value:
         """The value of the lane whose number differs in bit k."""
         b = self.builder
-        shuffle = self._intrinsic("llvm.nvvm.shfl.sync.i32", ir.LiteralStructType((I32, I1)), (I32,) * 5)
+        shuffle = self.intrinsic("llvm.nvvm.shfl.sync.i32", ir.LiteralStructType((I32, I1)), (I32,) * 5)
         everyone, butterfly, partner, last = (ir.Constant(I32, x) for x in (-1, 3, 1 << k, WARP - 1))
 
         def word(bits: ir.Value) -> ir.Value:

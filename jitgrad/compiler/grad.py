@@ -24,6 +24,11 @@ def differentiate(tape: Tape, root: int, wanted: Rows) -> Rows:
     return _Reverse(tape, root, wanted).run(wanted)
 
 
+def _is_zero(cotangent: Node) -> bool:
+    """Whether no path leads through an operand, as through a condition or what `stop_gradient` holds constant."""
+    return cotangent.op.name == "constant" and cotangent.payload == 0.0
+
+
 class _Reverse:
     def __init__(self, tape: Tape, root: int, wanted: Rows):
         self.tape, self.forward = tape, list(tape.instructions)
@@ -41,10 +46,13 @@ class _Reverse:
 
     def _spread(self, i: Instruction) -> None:
         lanes = self.active[i.lo:i.hi]
-        for rows in i.args:
-            lanes |= self.active[rows]
-        if i.segments is not None and len(i.segments.elements):
-            lanes |= np.logical_or.reduceat(self.active[i.segments.elements], i.segments.start[:-1])
+        if i.segments is not None:
+            if len(i.segments.elements):
+                lanes |= np.logical_or.reduceat(self.active[i.segments.elements], i.segments.start[:-1])
+            return
+        for operand, rows in enumerate(i.args):
+            if not _is_zero(vjp_graph(i.op, (operand,)).results[0]):
+                lanes |= self.active[rows]
 
     def run(self, wanted: Rows) -> Rows:
         for number in range(len(self.forward) - 1, -1, -1):
@@ -104,8 +112,8 @@ class _Reverse:
             rule = vjp_graph(i.op, tuple(group))
             found = self._apply(rule, [s[mask] for s in symbols], repeats=i.segments is not None)
             for operand, result, rows in zip(group, rule.results, found, strict=True):
-                if result.op.name == "constant" and result.payload == 0.0:
-                    continue                                # structurally zero: no path through this operand
+                if _is_zero(result):
+                    continue
                 self._contribute(targets[operand][mask], rows)
 
     def _positions(self, i: Instruction, lists: Segments) -> Rows:
