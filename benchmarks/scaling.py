@@ -36,8 +36,8 @@ PAGE = ROOT / "docs" / "scaling.md"
 
 WORKERS = (1, 2)
 SIZES = (40_000, 400_000, 4_000_000)
-PARTITIONS = (2, 8, 32)
-MAIN = 8                                    # partitions of the comparison with one process
+PARTITIONS = (2, 4, 16)
+MAIN = 4                                    # partitions of the comparison with one process
 BATCH, AVERAGES = 65_536, (None, 4, 16)
 WARMING, STEPS = 2, 3
 TOLERANCE = 1e-12

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import linecache
 import pickle
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 FOLDED = 16                         # vectors that one task adds up, a power of two: whole branches of the tree
 KEPT_FUNCTIONS = 64                 # by a worker process
 
+_UNSHIPPING = threading.Lock()
 _SHIPPED: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
 Client = Any                        # distributed.Client
@@ -75,16 +77,15 @@ class Partitions:
                 _check_collection(leaf, array)
         stand_ins = [_stand_in(leaf) if is_dask(leaf) else leaf for leaf in leaves]
         bound = step.bind(unflatten(structure, stand_ins))
-        if bound.n is None:
+        self._client, self._bound, self._structure = client_of(client), bound, structure
+        dask = [k for k, leaf in enumerate(leaves) if is_dask(leaf)]
+        first = next((k for k in dask if bound.axes[k] is not None), None)
+        if first is None or bound.n is None:
             raise errors.ShapeError(errors.explain(
-                "A Dask array is shared by the whole batch, and nothing has a batch axis.", None,
-                "Compute it (array.compute()), or give one of the arguments a batch axis."))
-        self.count, self._bound, self._structure = bound.n, bound, structure
-        first = next((k for k, leaf in enumerate(leaves) if is_dask(leaf) and bound.axes[k] is not None), None)
-        if first is None:
-            raise errors.ShapeError(errors.explain(
-                "Only arguments that the batch shares are Dask arrays.", f"argument {bound.path(0)}",
+                "Only arguments that the batch shares are Dask arrays.", f"argument {bound.path(dask[0])}",
                 "Compute them (array.compute()): every worker needs the whole of them."))
+        self.count = bound.n
+        self._shared = {k: self._client.compute(leaves[k]).result() for k in dask if bound.axes[k] is None}
         self.chunks = leaves[first].chunks[_axis(bound, first)]
         self._firsts = [0, *np.cumsum(self.chunks).tolist()]
         self.places = [k for k, axis in enumerate(bound.axes) if axis is not None]
@@ -95,7 +96,6 @@ class Partitions:
         # Empty chunks, as selections leave them, have nothing to add.
         self._numbers = [p for p, size in enumerate(self.chunks) if size]
         self._blocks = [[column[p] for column in columns] for p in self._numbers]
-        self._client = client_of(client)
 
     def _column(self, leaf: Any, axis: int, array: Any) -> list[Block]:
         chunks = tuple(self.chunks if k == axis else -1 for k in range(leaf.ndim))
@@ -137,8 +137,8 @@ class Partitions:
         for k, leaf in enumerate(leaves):
             if k in self.places:
                 leaves[k] = BLOCK
-            elif is_dask(leaf):
-                leaves[k] = leaf.compute()
+            elif k in self._shared:
+                leaves[k] = self._shared[k]
             elif isinstance(leaf, Value):                   # its number; the Value belongs to a graph of this process
                 leaves[k] = leaf.data
         return Arguments(unflatten(structure, leaves))
@@ -227,9 +227,14 @@ def shipped(function: Any) -> bytes:
     return found
 
 
-@lru_cache(KEPT_FUNCTIONS)
 def unshipped(function: bytes) -> Any:
     """The inverse of `shipped`: for the same bytes the same object, with all that has been compiled for it."""
+    with _UNSHIPPING:                                       # or tasks that begin together would each have their own
+        return _unpickled(function)
+
+
+@lru_cache(KEPT_FUNCTIONS)
+def _unpickled(function: bytes) -> Any:
     sources, content = pickle.loads(function)
     for filename, lines in sources.items():
         if not linecache.getlines(filename):                # a file that is not on this machine, a notebook's cell
@@ -308,7 +313,7 @@ def _check_collection(leaf: Any, array: Any) -> None:
         raise errors.ArgumentError(errors.explain(
             f"A {type(leaf).__name__} of Dask's is no array.", None,
             "Of a dask.dataframe take the columns as one: frame[columns].to_dask_array(lengths=True)."))
-    if not all(isinstance(size, int) for chunks in leaf.chunks for size in chunks):
+    if not all(isinstance(size, int | np.integer) for chunks in leaf.chunks for size in chunks):
         raise errors.ArgumentError(errors.explain(
             "A Dask array does not know how long its chunks are.", f"an array of shape {leaf.shape}",
             "Call array.compute_chunk_sizes() first; of a dask.dataframe: to_dask_array(lengths=True)."))

@@ -122,6 +122,18 @@ def test_a_wrong_label_is_named_by_its_number_in_the_file(tmp_path: Path):
         jg.fit(step.fun, np.zeros(3), (x, y), epochs=1, batch_size=10, progress=False)
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_a_loss_closed_over_values_takes_memory_maps_too(tmp_path: Path):
+    x, y = mapped(tmp_path, X, Y)
+    found = []
+    for args in ((x, y), (X, Y)):
+        w = [jg.Value(0.5), jg.Value(-1.0), jg.Value(2.0)]
+        loss = jg.batch(lambda x, y, w=w: losses.mse(sum(a * b for a, b in zip(w, x, strict=True)), y))(*args)
+        loss.backward()
+        found.append([loss.data, *(value.grad for value in w)])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
 # --- training --------------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +253,18 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(kind: str, tmp_
     assert rest.resumed == 2
     assert rest.losses == whole.losses
     np.testing.assert_array_equal(rest.params["w"], whole.params["w"])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_a_sweep_over_files_gives_each_model_what_it_gets_alone(kind: str, tmp_path: Path):
+    given = sources(tmp_path)[kind]
+    options = {"batch_size": 100, "epochs": 2, "device": "interpret", "progress": False}
+    swept = jg.sweep(line, START, given, grid={"seed": [1, 2, 3]}, **options)
+    for model in swept:
+        alone = jg.fit(line, START, given, seed=model.settings["seed"], **options)
+        assert model.result is not None
+        np.testing.assert_array_equal(model.result.params["w"], alone.params["w"])
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------------
