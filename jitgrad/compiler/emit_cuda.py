@@ -22,7 +22,7 @@ from llvmlite import ir
 from jitgrad.compiler.batch_sums import VECTOR_BYTES, WARP, BatchSums, Phase, board_stride
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_rows
 from jitgrad.compiler.emit_board import Board
-from jitgrad.compiler.emit_warp import TransposedSum, Warp, two_sum
+from jitgrad.compiler.emit_warp import TransposedSum, Warp, load_anew, two_sum
 from jitgrad.compiler.graph import OPS
 from jitgrad.compiler.products import single_use_products
 from jitgrad.compiler.program import Program
@@ -81,14 +81,6 @@ class Layout:
         return 2 if self.dtype.itemsize == 4 else 1
 
 
-class _VolatileLoad(ir.LoadInstr):  # type: ignore[misc]
-    """`load volatile`, which llvmlite has not."""
-
-    def descr(self, buf: list[str]) -> None:
-        super().descr(buf)
-        buf[-1] = buf[-1].replace("load ", "load volatile ", 1)
-
-
 class _InOrder:
     """Shared numbers laid out in the order of their use, as often as they are used, and loaded 16 bytes at a time.
 
@@ -111,9 +103,7 @@ class _InOrder:
             rows.append(row)
             if place % self.count == 0:
                 # Volatile, or the compiler would load each number once and run out of registers keeping them all.
-                self._vector = _VolatileLoad(b.block, _wide(self.emitter, self.numbers, place, self.count))
-                self._vector.align = VECTOR_BYTES
-                b._insert(self._vector)
+                self._vector = load_anew(b, _wide(self.emitter, self.numbers, place, self.count), VECTOR_BYTES)
         return self.emitter.splat(b.extract_element(self._vector, ir.Constant(I32, place % self.count)))
 
 

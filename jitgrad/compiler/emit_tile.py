@@ -18,6 +18,7 @@ from llvmlite import ir
 from jitgrad.compiler.batch_sums import VECTOR_BYTES
 from jitgrad.compiler.cuda_tables import ALIGNED, TALL, TILES, fits
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting, emit_switch
+from jitgrad.compiler.emit_warp import load_anew
 from jitgrad.compiler.graph import OPS, Op
 
 GLOBAL = 1                         # NVVM's address space of device memory
@@ -294,29 +295,37 @@ def outer(module: ir.Module, dtype: np.dtype[Any]) -> ir.Function:
                 here = [b.select(is_there, k, b.sub(size, _number(1))) for is_there, k in zip(there, here, strict=True)]
                 numbers.append(here)
                 exists.append(there)
-                rows.append([b.gep(line.v, [b.mul(line.load(operands, b.add(list_at, k)), line.stride)]) for k in here])
-            firsts = [line.load(operands, b.add(b.add(at, m), k)) for k in numbers[0]]
-            places = [b.gep(acc, [b.zext(b.add(f, k), I64)]) for f in firsts for k in numbers[1]]
-            for place, total in zip(places, sums, strict=False):
+                rows.append([b.mul(line.load(operands, b.add(list_at, k)), line.stride) for k in here])
+
+            def places() -> list[ir.Value]:
+                # Twice, since there are no registers to keep them in meanwhile.
+                firsts = [load_anew(b, b.gep(operands, [b.add(b.add(at, m), k)]), 4) for k in numbers[0]]
+                return [b.gep(acc, [b.zext(b.add(f, k), I64)]) for f in firsts for k in numbers[1]]
+            for place, total in zip(places(), sums, strict=False):
                 b.store(b.load(place), total)
 
-            def add(q: ir.Value, exist: list[ir.Value] | None = None) -> None:
-                column = b.mul(q, _number(line.count))
-                d, x = ([line.lanes(line.load(row, column, line.count)) for row in some] for some in rows)
+            def from_column(column: ir.Value) -> list[list[ir.Value]]:
+                return [[b.gep(line.v, [b.add(row, column)]) for row in some] for some in rows]
+
+            def add(here: list[list[ir.Value]], at: int, exist: list[ir.Value] | None = None) -> None:
+                d, x = ([line.lanes(line.load(row, _number(at), line.count)) for row in some] for some in here)
                 if exist is not None:
                     zero = line.one.constant(0.0)
                     d, x = ([[b.select(e, one, zero) for e, one in zip(exist, lanes, strict=True)] for lanes in some]
                             for some in (d, x))
-                for k, total in enumerate(sums[:len(places)]):
+                for k, total in enumerate(sums[:sides[0] * sides[1]]):
                     for one, other in zip(d[k // sides[1]], x[k % sides[1]], strict=True):
                         line.accumulate(line.one, total, one, other, True)
-            whole = b.sdiv(count, _number(line.count))
-            with line.upto(whole) as q:
-                add(q)
-            rest = b.srem(count, _number(line.count))
-            with b.if_then(b.icmp_signed(">", rest, _number(0)), likely=False):
-                add(whole, [b.icmp_signed("<", _number(k), rest) for k in range(line.count)])
-            for k, (place, total) in enumerate(zip(places, sums, strict=False)):
+            twice = b.sub(count, b.srem(count, _number(2 * line.count)))
+            with line.upto(twice, 2 * line.count) as column:
+                here = from_column(column)
+                add(here, 0)
+                add(here, line.count)
+            # The last tile's: of an example that does not exist, zeros.
+            with line.upto(count, line.count, twice) as column:
+                exist = [b.icmp_signed("<", b.add(column, _number(k)), count) for k in range(line.count)]
+                add(from_column(column), 0, exist)
+            for k, (place, total) in enumerate(zip(places(), sums, strict=False)):
                 with b.if_then(b.and_(exists[0][k // sides[1]], exists[1][k % sides[1]]), likely=True):
                     b.store(b.load(total), place)
 

@@ -10,6 +10,22 @@ from jitgrad.compiler.batch_sums import WARP
 from jitgrad.compiler.emit import I1, I32, I64, Emitter
 
 
+class _VolatileLoad(ir.LoadInstr):  # type: ignore[misc]
+    """`load volatile`, which llvmlite has not."""
+
+    def descr(self, buf: list[str]) -> None:
+        super().descr(buf)
+        buf[-1] = buf[-1].replace("load ", "load volatile ", 1)
+
+
+def load_anew(b: ir.IRBuilder, pointer: ir.Value, align: int) -> ir.Value:
+    """A number that the compiler is to load here, and not to have kept in a register since it was last loaded."""
+    loaded = _VolatileLoad(b.block, pointer)
+    loaded.align = align
+    b._insert(loaded)
+    return loaded
+
+
 class Warp:
     """The 32 threads of a warp as one thread sees them."""
 

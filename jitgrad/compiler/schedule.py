@@ -70,7 +70,7 @@ MULTIPROCESSORS = 132
 BLOCK = 128
 LIGHT = 64                         # operations
 LIGHT_BLOCKS = 16 * MULTIPROCESSORS
-TILE_BLOCKS, FAR_BLOCKS = 4, 2     # of a multiprocessor, at most: 256 threads that may have 255 registers each
+TILE_BLOCKS, FAR_BLOCKS = 6, 2     # of a multiprocessor, at most: as many as have registers, 160 a thread and 255
 # By the words a thread holds at once (`most_alive`, and accumulators), how many warps' registers a multiprocessor has
 # room for: compiled, a body takes up to 128, 168 or 255. Blocks that wait for others to end would double the time.
 HEAVY_WARPS = ((88, 16), (150, 12), (256, 8))
