@@ -161,9 +161,9 @@ class OnGpu:
 
     def rows(self, leaves: Sequence[Any]) -> list[DeviceArray]:
         """Copies on the device; what lies there already is read where it is."""
-        if isinstance(self.call, DeviceCall):
-            return self.call.rows_on_device(leaves)
-        return self._steps.rows(self.call.rows([np.asarray(leaf) for leaf in leaves]))
+        call = self.call
+        return self._steps.rows(lambda: call.rows_on_device(leaves) if isinstance(call, DeviceCall) else
+                                call.rows([np.asarray(leaf) for leaf in leaves]))
 
     def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> GpuModels:
         """All on the device."""

@@ -138,7 +138,7 @@ def check_that_a_failed_step_changes_nothing(work: int) -> None:
         scalars[0, 2, 0] = rate
         models = made.models(np.zeros((3, 2, 2), np.float32), np.zeros(0, np.float32))
         before = made.models(np.zeros((3, 2, 2), np.float32), np.zeros(0, np.float32))
-        rows = made.rows([xs, ys])
+        rows = made.rows(lambda xs=xs, ys=ys: [xs, ys])
         made.run(before, rows, Work([Line(0), Line(2)], lines[:2], order, scalars[:, :2]))
         found = made.run(models, rows, Work([Line(0), Line(2)], lines, order, scalars))
         assert found.made.tolist() == [2, 2]

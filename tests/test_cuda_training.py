@@ -20,7 +20,7 @@ from cuda_programs import PROGRAMS
 from test_loop import OPTIMIZERS
 
 import jitgrad as jg
-from jitgrad import loop, optim
+from jitgrad import errors, loop, optim
 from jitgrad.backends import cuda as backend
 from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda import CudaKernel
@@ -31,6 +31,7 @@ from jitgrad.compiler.emit_training import UpdateCode
 DTYPES = ("float32", "float64")
 
 needs_ptxas = pytest.mark.skipif(cuda_text.tool("ptxas") is None, reason="ptxas is not installed: jitgrad[test] has it")
+without_gpu = pytest.mark.skipif(backend.problem() is None, reason="there is a GPU here")
 needs_gpu = pytest.mark.skipif(backend.problem() is not None, reason=f"no GPU here: {backend.problem()}")
 
 
@@ -157,6 +158,13 @@ def test_training_runs_in_the_simulator() -> None:
     done = subprocess.run([sys.executable, str(here / "cuda_training.py")], env=environment, capture_output=True, text=True,
                           check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@without_gpu
+@pytest.mark.parametrize("options", [{}, {"ensemble": 3}, {"batch_size": 2}, {"device": "cuda:1"}], ids=str)
+def test_training_without_a_gpu_says_what_is_missing(options: dict[str, Any]) -> None:
+    with pytest.raises(errors.DeviceError, match=r"(?s)cannot be launched here: .*device='auto'"):
+        jg.fit(lambda w, x: (w * x - 1.0)**2, np.ones(()), (np.ones(5),), **{"device": "cuda", "progress": False} | options)
 
 
 @needs_gpu
