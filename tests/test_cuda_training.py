@@ -22,7 +22,7 @@ from test_loop import OPTIMIZERS
 import jitgrad as jg
 from jitgrad import errors, loop, optim
 from jitgrad.backends import cuda as backend
-from jitgrad.backends import cuda_text
+from jitgrad.backends import cuda_compiled, cuda_text
 from jitgrad.backends.cuda import CudaKernel
 from jitgrad.backends.cuda_training import Queued, Resident, Training, aligned
 from jitgrad.compiler import schedule
@@ -141,6 +141,20 @@ def test_a_block_is_as_large_as_its_batch_and_its_memory(size: int, block: int) 
     assert crowded is not None
     assert crowded.block == 128
     assert schedule.for_training(tape, np.dtype("float64"), 352, 6_144, 10_000) is None
+
+
+def test_a_training_that_is_recorded_anew_is_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, again, other = (training("mse", "float32", size) for size in (32, 32, 64))
+    assert isinstance(one.steps, Resident)
+    assert one.steps is not again.steps
+    assert one.steps.shell is again.steps.shell
+    assert one.steps.shell is not other.steps.shell
+    assert training("mse", "float64", 32).steps.shell is not one.steps.shell
+    assert training("mse", "float32", 32, optim.adamw()).steps.shell is not one.steps.shell
+    assert training("mse", "float32", 32, optim.adam(0.5)).steps.shell is one.steps.shell
+    monkeypatch.setattr(cuda_compiled, "MOST", 1)
+    assert training("hinge", "float32", 32).steps.shell is not None
+    assert training("mse", "float32", 32).steps.shell is not one.steps.shell, "it was forgotten"
 
 
 def test_a_queued_steps_examples_begin_where_a_vector_may() -> None:
