@@ -28,7 +28,7 @@ from jitgrad.optim import Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
-    from jitgrad.backends.cuda_training import Training
+    from jitgrad.backends.cuda_training import Steps
     from jitgrad.backends.training import Model
     from jitgrad.trainer import Trainer
 
@@ -156,7 +156,7 @@ class OnGpu:
 
     slice_examples = GPU_SLICE_EXAMPLES
 
-    def __init__(self, call: Call, steps: Training):
+    def __init__(self, call: Call, steps: Steps):
         self.call, self._steps = call, steps
 
     def rows(self, leaves: Sequence[Any]) -> list[DeviceArray]:
@@ -255,11 +255,11 @@ class Loops:
 
     def _on_gpu(self, rule: Rule, call: Call, count: int, size: int, name: str) -> Loop:
         from jitgrad.backends.cuda import CudaKernel
-        from jitgrad.backends.cuda_training import Training
+        from jitgrad.backends.cuda_training import Steps
         kernel = call.recorded.kernels.setdefault(name, backends.kernel(call.program, name))
         assert isinstance(kernel, CudaKernel)
         update = update_call(rule, call.program.dtype, "interpret").program
-        return OnGpu(call, Training(kernel, update, count, size, self.mean))
+        return OnGpu(call, Steps(kernel, update, count, size, self.mean))
 
     def rows(self, loop: Loop, params: Tree, batches: Batches) -> Any:
         """All examples, as the loop reads them."""

@@ -158,7 +158,7 @@ def aligned(order: Array, steps: Sequence[tuple[int, int]]) -> tuple[Array, list
     return places, starts.tolist()
 
 
-class Training:
+class Steps:
     """Steps of `size` examples of one loss and one optimizer's formula, on the GPU of a kernel.
 
     update: the formula's program; count: parameters, the first of what the examples share; mean: or the sum over a batch
@@ -173,7 +173,7 @@ class Training:
         layout, self._stride = TrainingLayout(program), stride
         plan = schedule.for_training(program.rolled[0], program.dtype, len(layout.columns), 2 * stride + code.width,
                                      size)
-        self.steps = (Queued(kernel, code, stride, mean) if plan is None else
+        self.form = (Queued(kernel, code, stride, mean) if plan is None else
                       Resident(layout, code, plan, stride, mean))
 
     def models(self, numbers: Array, others: Array) -> DeviceArray:
@@ -201,4 +201,4 @@ class Training:
         if not work.scalars.shape[2]:                       # arrays on the device have elements
             work = work._replace(scalars=np.zeros((*work.scalars.shape[:2], 1)))
         with self.kernel.running(max(size for _, size in work.steps)):
-            return self.steps.run(models, batched, work)
+            return self.form.run(models, batched, work)
