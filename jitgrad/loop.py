@@ -86,9 +86,10 @@ def slices(count: int, batch_size: int | None, epochs: int, generator: np.random
 class Loop(Protocol):
     """Steps of one size, of one objective and one kind of optimizer, on one device.
 
-    slice_examples: how many examples a call may name
+    call: a call of the objective's value and gradient; slice_examples: how many examples a call of the loop may name
     """
 
+    call: Call
     slice_examples: int
 
     def rows(self, leaves: Sequence[Any]) -> Any:
@@ -265,7 +266,7 @@ class Loops:
         """All examples, as the loop reads them."""
         with self._lock:
             known = self._rows.setdefault(batches, {})
-            kind = type(loop)
+            kind = type(loop), loop.call.program            # another program may read them in another precision
             if kind not in known:
                 leaves, _ = flatten((params, *batches.whole()))
                 known[kind] = loop.rows(leaves)
