@@ -1,8 +1,9 @@
 """Many small models at once: an ensemble that knows where it is unsure, and a sweep over learning rates and seeds.
 
-python examples/many_models.py [MODELS [EPOCHS]]
+python examples/many_models.py [MODELS [EPOCHS [DEVICE]]]
 
-Each model is trained by the compiled loop on one core and gets the numbers that `jg.fit` alone would give it.
+Each model is trained by the compiled loop on one core, or on a GPU (device "cuda") by one block of a launch for all of them,
+and gets the numbers that `jg.fit` alone would give it there.
 """
 
 import sys
@@ -14,6 +15,7 @@ import jitgrad as jg
 
 models = int(sys.argv[1]) if len(sys.argv) > 1 else 64
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 300
+device = sys.argv[3] if len(sys.argv) > 3 else "auto"
 rng = np.random.default_rng(0)
 angle = rng.uniform(0, np.pi, 100)
 upper = rng.random(100) < 0.5
@@ -39,7 +41,7 @@ def objective(params, x, y):
 
 
 began = time.perf_counter()
-ensemble = jg.fit(objective, start, (X, Y), ensemble=models, epochs=epochs, progress=False)
+ensemble = jg.fit(objective, start, (X, Y), ensemble=models, epochs=epochs, device=device, progress=False)
 steps = sum(model.result.steps for model in ensemble)
 print(f"{ensemble}: {steps:,} steps in {time.perf_counter() - began:.1f} s")
 
@@ -51,7 +53,7 @@ for point, mean, spread in zip(points, scores.mean(axis=0), scores.std(axis=0)):
 
 rates = [0.001, 0.01, 0.1]
 sweep = jg.sweep(objective, start, (X, Y), grid={"optimizer": [jg.optim.adam(rate) for rate in rates], "seed": range(4)},
-                 batch_size=20, epochs=max(epochs // 10, 1), progress=False)
+                 batch_size=20, epochs=max(epochs // 10, 1), device=device, progress=False)
 for rate, losses in zip(rates, sweep.losses[:, -1].reshape(len(rates), 4)):
     print(f"adam({rate}): loss {losses.mean():.3f} ± {losses.std():.3f}")
 print("best:", dict(sweep.best.settings))

@@ -29,7 +29,7 @@ from jitgrad.optim import Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
-    from jitgrad.backends.cuda_training import Training
+    from jitgrad.backends.cuda_training import Steps
     from jitgrad.backends.training import Model
     from jitgrad.trainer import Trainer
 
@@ -87,9 +87,10 @@ def slices(count: int, batch_size: int | None, epochs: int, generator: np.random
 class Loop(Protocol):
     """Steps of one size, of one objective and one kind of optimizer, on one device.
 
-    slice_examples: how many examples a call may name
+    call: a call of the objective's value and gradient; slice_examples: how many examples a call of the loop may name
     """
 
+    call: Call
     slice_examples: int
 
     def rows(self, leaves: Sequence[Any]) -> Any:
@@ -157,14 +158,14 @@ class OnGpu:
 
     slice_examples = GPU_SLICE_EXAMPLES
 
-    def __init__(self, call: Call, steps: Training):
+    def __init__(self, call: Call, steps: Steps):
         self.call, self._steps = call, steps
 
     def rows(self, leaves: Sequence[Any]) -> list[DeviceArray]:
         """Copies on the device; what lies there already is read where it is."""
-        if isinstance(self.call, DeviceCall):
-            return self.call.rows_on_device(leaves)
-        return self._steps.rows(self.call.rows([np.asarray(leaf) for leaf in leaves]))
+        call = self.call
+        return self._steps.rows(lambda: call.rows_on_device(leaves) if isinstance(call, DeviceCall) else
+                                call.rows([np.asarray(leaf) for leaf in leaves]))
 
     def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> GpuModels:
         """All on the device."""
@@ -258,17 +259,17 @@ class Loops:
 
     def _on_gpu(self, rule: Rule, call: Call, count: int, size: int, name: str) -> Loop:
         from jitgrad.backends.cuda import CudaKernel
-        from jitgrad.backends.cuda_training import Training
+        from jitgrad.backends.cuda_training import Steps
         kernel = call.recorded.kernels.setdefault(name, backends.kernel(call.program, name))
         assert isinstance(kernel, CudaKernel)
         update = update_call(rule, call.program.dtype, "interpret").program
-        return OnGpu(call, Training(kernel, update, count, size, self.mean))
+        return OnGpu(call, Steps(kernel, update, count, size, self.mean))
 
     def rows(self, loop: Loop, params: Tree, batches: Batches) -> Any:
         """All examples, as the loop reads them."""
         with self._lock:
             known = self._rows.setdefault(batches, {})
-            kind = type(loop)
+            kind = type(loop), loop.call.program            # another program may read them in another precision
             if kind not in known:
                 leaves, _ = flatten((params, *batches.whole()))
                 known[kind] = loop.rows(leaves)

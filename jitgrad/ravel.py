@@ -60,6 +60,11 @@ class Raveled:
             for slots, dtype in zip(self._slots.values(), self._dtypes, strict=True)
         )
 
+    def zeros(self) -> tuple[Vector, ...]:
+        """Vectors of zeros, one per dtype."""
+        sizes = [slots[-1].stop for slots in self._slots.values()]
+        return tuple(np.zeros(size, dtype) for size, dtype in zip(sizes, self._dtypes, strict=True))
+
     def unravel(self, vectors: Sequence[Vector]) -> Tree:
         """The tree whose arrays are views into `vectors`."""
         leaves: list[Any] = [None] * self._leaf_count

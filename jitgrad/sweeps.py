@@ -23,6 +23,7 @@ from jitgrad.problem import Data, Draw, Evaluation, Problem
 from jitgrad.progress import Progress, progress_bar
 from jitgrad.settings import Settings
 from jitgrad.together import together
+from jitgrad.trace import collecting_later
 from jitgrad.train import train_one
 from jitgrad.trainer import Training
 
@@ -118,7 +119,9 @@ def sweep(objective: Callable[..., Any], params: Tree, data: Data, *, grid: Mapp
     with progress_bar(progress, len(chosen), 1) as bar:
         found = _Found(len(chosen), bar)
         if problem.loops.may_use_gpu():
-            _side_by_side([training(k) for k in range(len(chosen))], found)
+            with collecting_later():
+                trainings = [training(k) for k in range(len(chosen))]
+            _side_by_side(trainings, found)
         else:
             _on_all_cores(range(len(chosen)), training, found)
     return SweepResult(tuple(Model(settings, *end) for settings, end in zip(chosen, found.ends, strict=True)))

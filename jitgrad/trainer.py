@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,6 +48,12 @@ class Moment(NamedTuple):
         return self.layout.unravel(self.vectors)
 
 
+@lru_cache(64)
+def _zero_state(optimizer: optim.Optimizer, layout: Raveled) -> Any:
+    """The state that a rule's optimizer begins with, which is the same for all parameters: thousands of models share it."""
+    return optimizer.init(layout.zeros())
+
+
 class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
@@ -59,7 +65,10 @@ class Trainer:
         if not all(np.isfinite(vector).all() for vector in vectors):
             for position, leaf in enumerate(leaves):
                 check_finite(np.asarray(leaf), optim.leaf_path("params", spec, position), "Start from finite parameters.")
-        state = optimizer.init(vectors if optimizer.any_layout else self.layout.unravel(vectors))
+        if optimizer.any_layout and optimizer.rule is not None:
+            state = _zero_state(optimizer, self.layout)
+        else:
+            state = optimizer.init(vectors if optimizer.any_layout else self.layout.unravel(vectors))
         # Replaced as a whole: whoever is interrupted finds all of one moment.
         self.now = Moment(vectors, self.layout, state, 0, None)
 

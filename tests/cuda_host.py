@@ -95,12 +95,12 @@ class HostWarp:
     def _meet(self, everyone: int) -> None:
         self._warps[self._lane.number // WARP].wait(60)
 
-    def function(self, name: str, kinds: Sequence[Any]) -> Callable[..., None]:
-        """A function to be called by one thread: of arrays, 64-bit integers (int) and numbers of a dtype."""
+    def call_alone(self, name: str, kinds: Sequence[Any], given: Sequence[Any]) -> None:
+        """Call a function in one thread, with arrays, 64-bit integers (kind int) and numbers of a dtype."""
         types = [ctypes.c_void_p if kind is np.ndarray else ctypes.c_int64 if kind is int else
                  np.ctypeslib.as_ctypes_type(kind) for kind in kinds]
-        found = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address(f"jitgrad_{name}"))
-        return lambda *given: found(*(a.ctypes.data if isinstance(a, np.ndarray) else a for a in given))
+        function = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address(f"jitgrad_{name}"))
+        function(*(a.ctypes.data if isinstance(a, np.ndarray) else a for a in given))
 
     def call(self, name: str, arguments: Callable[[int], list[Any]]) -> None:
         """Call a function in every thread; `arguments(thread)` are arrays, passed as pointers, and 64-bit integers."""

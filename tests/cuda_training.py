@@ -129,7 +129,7 @@ def check_that_a_failed_step_changes_nothing(work: int) -> None:
     for why, (x, y, rate) in reasons.items():
         call = step.prepare(np.ones(2, np.float32), np.ones(4, np.float32), np.ones(4, np.float32))
         update = loop.update_call(rule, np.dtype(np.float32), "interpret").program
-        made = cuda_training.Training(call.kernel, update, 2, 4, True)  # type: ignore[arg-type]
+        made = cuda_training.Steps(call.kernel, update, 2, 4, True)  # type: ignore[arg-type]
         xs, ys = np.full((16, 1), 0.25, np.float32), np.ones((16, 1), np.float32)
         xs[9], ys[9] = x, y
         order = np.arange(16)[None, ::-1][:, [0, 1, 2, 3, 12, 13, 14, 15, 4, 5, 6, 7, 8, 9, 10, 11]]
@@ -138,7 +138,7 @@ def check_that_a_failed_step_changes_nothing(work: int) -> None:
         scalars[0, 2, 0] = rate
         models = made.models(np.zeros((3, 2, 2), np.float32), np.zeros(0, np.float32))
         before = made.models(np.zeros((3, 2, 2), np.float32), np.zeros(0, np.float32))
-        rows = made.rows([xs, ys])
+        rows = made.rows(lambda xs=xs, ys=ys: [xs, ys])
         made.run(before, rows, Work([Line(0), Line(2)], lines[:2], order, scalars[:, :2]))
         found = made.run(models, rows, Work([Line(0), Line(2)], lines, order, scalars))
         assert found.made.tolist() == [2, 2]

@@ -22,17 +22,18 @@ from cuda_programs import PROGRAMS
 from test_loop import OPTIMIZERS
 
 import jitgrad as jg
-from jitgrad import loop, optim
+from jitgrad import errors, loop, optim
 from jitgrad.backends import cuda as backend
-from jitgrad.backends import cuda_text
+from jitgrad.backends import cuda_compiled, cuda_text
 from jitgrad.backends.cuda import CudaKernel
-from jitgrad.backends.cuda_training import Queued, Resident, Training, aligned
+from jitgrad.backends.cuda_training import Queued, Resident, Steps, aligned
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_training import UpdateCode
 
 DTYPES = ("float32", "float64")
 
 needs_ptxas = pytest.mark.skipif(cuda_text.tool("ptxas") is None, reason="ptxas is not installed: jitgrad[test] has it")
+without_gpu = pytest.mark.skipif(backend.problem() is None, reason="there is a GPU here")
 needs_gpu = pytest.mark.skipif(backend.problem() is not None, reason=f"no GPU here: {backend.problem()}")
 
 
@@ -41,10 +42,10 @@ def update_of(optimizer: optim.Optimizer, dtype: str) -> Any:
     return loop.update_call(optimizer.rule, np.dtype(dtype), "interpret").program
 
 
-def training(name: str, dtype: str, size: int, optimizer: optim.Optimizer | None = None) -> Training:
+def training(name: str, dtype: str, size: int, optimizer: optim.Optimizer | None = None) -> Steps:
     made = PROGRAMS[name](np.dtype(dtype))
     parameters = sum(made.leaves[k].width for k in made.wrt)
-    return Training(CudaKernel(made), update_of(optimizer or optim.adam(), dtype), parameters, size, True)
+    return Steps(CudaKernel(made), update_of(optimizer or optim.adam(), dtype), parameters, size, True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,9 +67,9 @@ def test_the_emitted_update_is_the_optimizers(name: str, dtype: str) -> None:
     row = rule.rows(t, 1)[0].astype(dtype)
     state = optim.State(t - 1, tuple(numbers[1:]))
     params, expected = optimizer.update(gradient, state, numbers[0])
-    call = HostWarp(module).function("update", [np.ndarray, np.ndarray, np.ndarray, np.dtype(dtype), int])
+    host, kinds = HostWarp(module), [np.ndarray, np.ndarray, np.ndarray, np.dtype(dtype), int]
     for j in range(count):
-        call(row, old, new, float(gradient[j]), j)
+        host.call_alone("update", kinds, [row, old, new, float(gradient[j]), j])
     for start, wanted in zip(code.starts, (params, *expected.averages), strict=True):
         np.testing.assert_array_equal(new[start:start + count], wanted)
 
@@ -91,7 +92,7 @@ RESIDENT = {"mlp_2_16_16_1": 100, "mse": 1_000, "cross_entropy": 32}
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RESIDENT)
 def test_resources_are_as_committed(name: str, dtype: str) -> None:
-    made = training(name, dtype, RESIDENT[name]).steps
+    made = training(name, dtype, RESIDENT[name]).form
     assert isinstance(made, Resident)
     text = made.ptx(backend.CC)
     found = cuda_text.hot_loop(cuda_text.sass(text)) if cuda_text.tool("nvdisasm") else None
@@ -106,7 +107,7 @@ def test_resources_are_as_committed(name: str, dtype: str) -> None:
 @needs_ptxas
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_end_of_a_queued_step_compiles(dtype: str) -> None:
-    made = training("mlp_2_16_16_1", dtype, 1_000_000).steps
+    made = training("mlp_2_16_16_1", dtype, 1_000_000).form
     assert isinstance(made, Queued)
     found = cuda_text.resources(made.ptx(backend.CC))
     assert found["spills"] == found["stack"] == 0
@@ -118,17 +119,17 @@ def test_the_end_of_a_queued_step_compiles(dtype: str) -> None:
 @pytest.mark.parametrize("capability", [(8, 0), (10, 0)], ids=["sm_80", "sm_100"])
 @pytest.mark.parametrize("optimizer", [optim.sgd(0.1, momentum=0.9), optim.adamw()], ids=["momentum", "adamw"])
 def test_training_compiles_for_other_gpus(optimizer: optim.Optimizer, capability: tuple[int, int]) -> None:
-    text = training("mlp_2_16_16_1", "float32", 100, optimizer).steps.ptx(capability)
+    text = training("mlp_2_16_16_1", "float32", 100, optimizer).form.ptx(capability)
     assert f".target sm_{capability[0]}{capability[1]}" in text
     assert_float32_alone(text)
     assert cuda_text.resources(text)["spills"] == 0
 
 
 def test_a_block_or_a_queue_is_chosen_by_program_and_batch() -> None:
-    chosen = {size: type(training("mlp_2_16_16_1", "float32", size).steps) for size in (1, 100, 1_000, 5_000, 10**6)}
+    chosen = {size: type(training("mlp_2_16_16_1", "float32", size).form) for size in (1, 100, 1_000, 5_000, 10**6)}
     assert chosen == {1: Resident, 100: Resident, 1_000: Resident, 5_000: Queued, 10**6: Queued}
-    assert isinstance(training("tape_64_32_10", "float32", 32).steps, Queued)
-    assert isinstance(training("mse", "float32", 10_000).steps, Resident)
+    assert isinstance(training("tape_64_32_10", "float32", 32).form, Queued)
+    assert isinstance(training("mse", "float32", 10_000).form, Resident)
 
 
 @pytest.mark.parametrize(("size", "block"), [(1, 32), (32, 32), (33, 64), (100, 128), (200, 256), (10_000, 256)])
@@ -143,6 +144,20 @@ def test_a_block_is_as_large_as_its_batch_and_its_memory(size: int, block: int) 
     assert crowded is not None
     assert crowded.block == 128
     assert schedule.for_training(tape, np.dtype("float64"), lambda: many, 6_144, 10_000) is None
+
+
+def test_a_training_that_is_recorded_anew_is_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, again, other = (training("mse", "float32", size) for size in (32, 32, 64))
+    assert isinstance(one.form, Resident)
+    assert one.form is not again.form
+    assert one.form.shell is again.form.shell
+    assert one.form.shell is not other.form.shell
+    assert training("mse", "float64", 32).form.shell is not one.form.shell
+    assert training("mse", "float32", 32, optim.adamw()).form.shell is not one.form.shell
+    assert training("mse", "float32", 32, optim.adam(0.5)).form.shell is one.form.shell
+    monkeypatch.setattr(cuda_compiled, "MOST", 1)
+    assert training("hinge", "float32", 32).form.shell is not None
+    assert training("mse", "float32", 32).form.shell is not one.form.shell, "it was forgotten"
 
 
 def test_a_queued_steps_examples_begin_where_a_vector_may() -> None:
@@ -160,6 +175,13 @@ def test_training_runs_in_the_simulator() -> None:
     done = subprocess.run([sys.executable, str(here / "cuda_training.py")], env=environment, capture_output=True, text=True,
                           check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@without_gpu
+@pytest.mark.parametrize("options", [{}, {"ensemble": 3}, {"batch_size": 2}, {"device": "cuda:1"}], ids=str)
+def test_training_without_a_gpu_says_what_is_missing(options: dict[str, Any]) -> None:
+    with pytest.raises(errors.DeviceError, match=r"(?s)cannot be launched here: .*device='auto'"):
+        jg.fit(lambda w, x: (w * x - 1.0)**2, np.ones(()), (np.ones(5),), **{"device": "cuda", "progress": False} | options)
 
 
 @needs_gpu

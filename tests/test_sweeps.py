@@ -138,3 +138,9 @@ def test_one_at_a_time_where_there_is_no_compiled_loop() -> None:
     found = jg.fit(line, start, data(), ensemble=2, **{**COMMON, "device": "interpret"})
     for k, model in enumerate(found):
         assert_same(model.result, jg.fit(line, start(k), data(), seed=k, **{**COMMON, "device": "interpret"}))
+
+
+def test_models_of_other_precisions_read_the_data_in_theirs() -> None:
+    starts = [{name: leaf.astype(dtype) for name, leaf in start(0).items()} for dtype in (np.float32, np.float64)]
+    for given, model in zip(starts, jg.sweep(line, None, data(), grid={"params": starts}, **COMMON), strict=True):
+        assert_same(model.result, jg.fit(line, given, data(), **COMMON))

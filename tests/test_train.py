@@ -24,6 +24,7 @@ from jitgrad.errors import (
     ShapeError,
     TraceError,
 )
+from jitgrad.history import History
 from jitgrad.train import Epoch, FitResult, fit
 
 RNG = np.random.default_rng(7)
@@ -99,6 +100,25 @@ def test_the_seed_decides_the_bits():
     np.testing.assert_array_equal(one.params["w"], same.params["w"])
     assert one.losses == same.losses
     assert not np.array_equal(one.params["w"], other.params["w"])
+
+
+def test_a_history_makes_epochs_when_they_are_looked_at():
+    history = History(20)
+    history.append(history.made(2.0, 0.5)._replace(validation_loss=3.0, metrics={"m": 1.0}))
+    history.extend(np.array([1.5, 1.25]), np.array([0.25, 0.5]))
+    history.extend(np.array([1.0]), np.array([0.0]))
+    assert len(history) == 4
+    assert history.losses.tolist() == [2.0, 1.5, 1.25, 1.0]
+    assert [history.score(number) for number in (1, 2, 4)] == [3.0, 1.5, 1.0]
+    assert history._waiting, "nobody has looked yet"
+    expected = [Epoch(1, 2.0, 0.5, 40.0, 3.0, {"m": 1.0}), Epoch(2, 1.5, 0.25, 80.0), Epoch(3, 1.25, 0.5, 40.0),
+                Epoch(4, 1.0, 0.0, 20.0 / 1e-12)]
+    assert history == expected
+    assert history != expected[:3]
+    assert (history[-1], history[1:3]) == (expected[3], expected[1:3])
+    history.append(history.made(0.5, 1.0))
+    assert list(history)[4] == Epoch(5, 0.5, 1.0, 20.0)
+    assert repr(history) == repr([*expected, history[4]])
 
 
 def test_history_counts_and_times_every_epoch():

@@ -7,7 +7,7 @@ its batches alone, so that a model gets the same bits whether it is trained alon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -163,7 +163,7 @@ def aligned(order: Array, steps: Sequence[tuple[int, int]]) -> tuple[Array, list
     return places, starts.tolist()
 
 
-class Training:
+class Steps:
     """Steps of `size` examples of one loss and one optimizer's formula, on the GPU of a kernel.
 
     update: the formula's program; count: parameters, the first of what the examples share; mean: or the sum over a batch
@@ -176,8 +176,8 @@ class Training:
         code = UpdateCode(update, count, self._room)
         self._starts, stride = code.starts, -(-(self._room + (code.kept - 1) * count) // ALIGNED) * ALIGNED
         layout, self._stride = kernel.layout, stride
-        plan = schedule.for_training(program.rolled[0], program.dtype, lambda: layout.sums, 2 * stride, size)
-        self.steps = (Queued(kernel, code, stride, mean) if plan is None else
+        plan = schedule.for_training(program.rolled[0], program.dtype, lambda: layout.sums, 2 * stride + code.width, size)
+        self.form = (Queued(kernel, code, stride, mean) if plan is None else
                       Resident(layout, code, plan, stride, mean))
 
     def models(self, numbers: Array, others: Array) -> DeviceArray:
@@ -186,20 +186,23 @@ class Training:
         copies[:, self._count:self._shared] = others
         for k, start in enumerate(self._starts):
             copies[:, start:start + self._count] = numbers[:, k]
-        return memory.upload(copies, self.kernel.device)
+        with self.kernel.running(len(numbers)):
+            return memory.upload(copies, self.kernel.device)
 
     def numbers(self, models: DeviceArray) -> Array:
         """Their parameters and averages, (models, kept, count)."""
         copies = memory.download(models)
         return np.stack([copies[:, start:start + self._count] for start in self._starts], axis=1)
 
-    def rows(self, batched: Sequence[Array]) -> list[DeviceArray]:
-        """All examples on the device."""
-        return [memory.upload(array, self.kernel.device) for array in batched]
+    def rows(self, batched: Callable[[], Sequence[Array | DeviceArray]]) -> list[DeviceArray]:
+        """All examples on the device; those on the host are copied."""
+        with self.kernel.running(1):
+            return [array if isinstance(array, DeviceArray) else memory.upload(array, self.kernel.device)
+                    for array in batched()]
 
     def run(self, models: DeviceArray, batched: Sequence[DeviceArray], work: Work) -> Outcome:
         """Make the steps; what a line's failing step would have changed is as before it."""
         if not work.scalars.shape[2]:                       # arrays on the device have elements
             work = work._replace(scalars=np.zeros((*work.scalars.shape[:2], 1)))
         with self.kernel.running(max(size for _, size in work.steps)):
-            return self.steps.run(models, batched, work)
+            return self.form.run(models, batched, work)
