@@ -39,7 +39,7 @@ def program(fun: Callable[..., Any], *args: Any, **options: Any) -> Program:
     return jg.value_and_grad(fun, **options).lower(*args).program
 
 
-def _mlp(sizes: tuple[int, ...], dtype: Any, **options: Any) -> Program:
+def mlp(sizes: tuple[int, ...], dtype: Any, **options: Any) -> Program:
     fun, params = network(sizes, lambda out, y: losses.hinge(out[0], y), dtype)
     return program(fun, params, np.ones((2, sizes[0]), dtype), np.ones(2, dtype), **options)
 
@@ -131,12 +131,12 @@ PROGRAMS: dict[str, Callable[[Any], Program]] = {
     # Many numbers alive at once: where the registers end.
     "wide_softmax": lambda t: program(lambda w, x, y: losses.cross_entropy(w @ x, y), np.ones((10, 44), t),
                                       np.ones((2, 44), t), np.ones(2, int)),
-    "mlp_2_16_16_1": lambda t: _mlp((2, 16, 16, 1), t),
+    "mlp_2_16_16_1": lambda t: mlp((2, 16, 16, 1), t),
     "tape_64_32_10": _digits,
     "attention": _attention,
     # Weights that are used at every step: their gradients are sums of several outer products.
     "recurrent": lambda t: program(lambda w, x: sum((w @ (w @ (w @ x)))**2), np.ones((4, 4), t), np.ones((2, 4), t)),
-    "per_example": lambda t: _mlp((2, 4, 3, 1), t, reduce=None),
+    "per_example": lambda t: mlp((2, 4, 3, 1), t, reduce=None),
     # One parameter set an example: nothing is shared, and the gradient has rows.
     "batched_parameters": lambda t: program(
         lambda p, x, y: losses.mse(p[0] * jg.exp(p[1] * x) + p[2], y), np.ones((2, 3), t), np.ones(2, t), np.ones(2, t),
