@@ -17,10 +17,10 @@ from numba import cuda, from_dtype, types
 from ptx_memory import Memory
 
 from jitgrad.backends import cuda as backend
-from jitgrad.backends import cuda_copies, cuda_memory
+from jitgrad.backends import cuda_copies, cuda_memory, cuda_training
 from jitgrad.backends.device_arrays import CPU, DeviceArray, contiguous
 
-HEAP = 1 << 22                     # bytes; each word has its watchers beside it
+HEAP = 1 << 23                     # bytes; each word has its watchers beside it
 
 
 class Device:
@@ -86,7 +86,7 @@ def emulated(size: int = HEAP) -> Iterator[Device]:
         yield
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "problem", lambda: None)
-        for module in (backend, cuda_copies):
+        for module in (backend, cuda_copies, cuda_training):
             patch.setattr(module, "launch", device.launch)
         for name, function in {"allocate": device.allocate, "fill": device.fill, "download": device.download,
                                "native": lambda array: array, "on": on, "wait": lambda device=0: None}.items():

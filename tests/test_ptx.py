@@ -14,14 +14,14 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type
 
 import numba.cuda as cuda
 from cuda_emulation import Device, emulated
-from cuda_programs import PROGRAMS, batch_for, network
+from cuda_programs import PROGRAMS, ROWS, batch_for, network
 from ptx_arithmetic import TYPES, arithmetic
 from ptx_machine import Fault, launch
 from ptx_memory import Memory
 from referees import assert_close, assert_same_bits
 
 import jitgrad as jg
-from jitgrad import losses
+from jitgrad import losses, optim
 from jitgrad.backends import cuda_copies
 from jitgrad.backends.cuda import CudaKernel
 from jitgrad.backends.device_arrays import DeviceArray
@@ -159,8 +159,8 @@ CALLS = [(name, dtype) for name in PROGRAMS for dtype in DTYPES]
 def test_a_kernel_computes_its_program(name: str, dtype: str) -> None:
     made = PROGRAMS[name](np.dtype(dtype))
     kernel = CudaKernel(made)
-    sizes = (33,) if name.startswith("tape") else (1, 33, 700) if made.batched else (1,)
-    for n in sizes:
+    sizes = {"tape": (33,), "rows": (1, 5)}.get(name[:4], (1, 33, 700))
+    for n in sizes if made.batched else (1,):
         shared, batched = batch_for(made, n)
         with emulated():
             found = kernel(shared, batched, n)
@@ -171,6 +171,62 @@ def test_a_kernel_computes_its_program(name: str, dtype: str) -> None:
         assert_close(found.sums / n, expected.sums / n, NEAR[dtype], f"{name}, n={n}")
         for a, b in zip(found.examples, expected.examples, strict=True):
             assert_close(a, b, NEAR[dtype], f"{name}, n={n}")
+
+
+# Lanes of one warp, of several; a row that is walked in pieces; sums of whole rows over the batch.
+WIDE = [("cross_entropy", 33), ("cross_entropy", 1024), ("divergence", 130), ("layer norm", 36), ("bias", 1024)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "width"), WIDE)
+def test_a_kernel_of_long_rows_computes_its_program(name: str, width: int, dtype: str) -> None:
+    made = ROWS[name](np.dtype(dtype), width)
+    shared, batched = batch_for(made, 5)
+    with emulated() as device:
+        found = CudaKernel(made)(shared, batched, 5)
+    assert "wide_shell" in device.launches[0][0]
+    expected = InterpretKernel(made)(shared, batched, 5)
+    assert_close(found.sums, expected.sums, NEAR[dtype], name)
+    for a, b in zip(found.examples, expected.examples, strict=True):
+        assert_close(a, b, NEAR[dtype], name)
+
+
+def _moons(dtype: str) -> Any:
+    fun, params = network((2, 8, 1), lambda out, y: losses.mse(out[0], y), dtype)
+    rng = np.random.default_rng(1)
+    return fun, params, (rng.normal(size=(40, 2)).astype(dtype), rng.choice([-1.0, 1.0], 40).astype(dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("form", "batch_size"), [("training_shell", None), ("training_shell", 16), ("step_shell", 16)])
+def test_training_gives_what_the_cpu_gives(form: str, batch_size: int | None, dtype: str,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    if form == "step_shell":
+        monkeypatch.setattr(schedule, "RESIDENT_WORK", 0)
+    fun, params, data = _moons(dtype)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size, "progress": False, "optimizer": optim.sgd(0.1, 0.9)}
+    with emulated() as device:
+        found = jg.fit(fun, params, data, device="cuda", **options)
+    assert form in device.launches[-1][0]
+    expected = jg.fit(fun, params, data, device="cpu", **options)
+    for name in params:
+        assert_close(found.params[name], expected.params[name], NEAR[dtype], name)
+    assert_close(found.losses, expected.losses, NEAR[dtype])
+
+
+@pytest.mark.slow
+def test_models_side_by_side_get_the_bits_that_each_gets_alone() -> None:
+    fun, params, data = _moons("float32")
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "progress": False, "device": "cuda"}
+    with emulated() as device:
+        together = jg.fit(fun, params, data, ensemble=3, **options)
+        assert [grid for name, grid, _ in device.launches if "training_shell" in name] == [3]
+        for seed in range(3):
+            alone = jg.fit(fun, params, data, seed=seed, **options)
+            for name in params:
+                assert_same_bits(together[seed].result.params[name], alone.params[name])
 
 
 @pytest.mark.slow
