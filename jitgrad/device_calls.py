@@ -20,6 +20,8 @@ from jitgrad.compiler.program import Results
 from jitgrad.debug import Numbers
 from jitgrad.value import Value
 
+GATHERED = 256                     # leaves that one launch gathers, as its arguments; more are copied one by one
+
 
 class DeviceCall(Call):
     """As `Call`, with device arrays among the leaves; answers device arrays, of the first such leaf's library.
@@ -81,19 +83,23 @@ class DeviceCall(Call):
         return [rows(leaves[k], axis, width) for k, axis, width in self._batched]
 
     def _numbers(self, leaves: Sequence[Any]) -> Any:
-        """All shared numbers: a NumPy vector where all lie on the host, else each shared leaf on the device."""
+        """All shared numbers: a NumPy vector where all lie on the host, else what is there and a vector of the others."""
         from jitgrad.backends import cuda_copies, cuda_memory
-        program = self.program
-        shared = [k for k, leaf in enumerate(program.leaves) if leaf.shared]     # of them, the last are no arguments
-        there = {k: cuda_copies.packed(leaves[k], program.dtype) for k in self._shared if isinstance(leaves[k], DeviceArray)}
-        if len(there) == len(shared) > 0:
-            return list(there.values())
+        from jitgrad.backends.cuda_forms import SharedNumbers
+        program, offsets = self.program, self.program.shared_offset
+        there = {offsets[program.leaves[k].first]: cuda_copies.packed(leaves[k], program.dtype)
+                 for k in self._shared if isinstance(leaves[k], DeviceArray)}
+        if sum(leaf.size for leaf in there.values()) == program.shared_size > 0 and len(there) <= GATHERED:
+            return SharedNumbers(there, None)
         vector = self.shared([np.zeros(leaf.shape) if isinstance(leaf, DeviceArray) else leaf for leaf in leaves])
         if not there:
             return vector
-        uploaded, offsets = cuda_memory.upload(vector, self.gpu), program.shared_offset
-        return [there[k] if k in there else uploaded.part(offsets[program.leaves[k].first], (program.leaves[k].width,))
-                for k in shared]
+        uploaded = cuda_memory.upload(vector, self.gpu)
+        if len(there) > GATHERED:
+            for start, leaf in there.items():
+                cuda_copies.copy(uploaded.part(start, (leaf.size,)), leaf)
+            there = {}
+        return SharedNumbers(there, uploaded)
 
     def _look_for_failures(self, leaves: Sequence[Any], found: Any, numbers: Numbers | None) -> None:
         wants_nans = debug.nans_are_errors()

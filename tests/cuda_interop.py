@@ -14,7 +14,7 @@ import pytest
 from referees import assert_close, assert_same_bits
 
 import jitgrad as jg
-from jitgrad import errors, losses
+from jitgrad import device_calls, errors, losses
 from jitgrad.backends import cuda, cuda_copies, cuda_memory, device_arrays
 from jitgrad.backends.device_arrays import DeviceArray
 
@@ -216,6 +216,9 @@ def main() -> None:
     check_both_ways(FakeCupy, np.float32)
     check_both_ways(FakeJax, np.float64)
     check_launches()
+    limit, device_calls.GATHERED = device_calls.GATHERED, 1
+    check_both_ways(FakeCupy, np.float32)
+    device_calls.GATHERED = limit
     check_layouts()
     check_sums_come_to_the_host()
     check_errors()

@@ -21,7 +21,7 @@ from jitgrad import errors
 from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends import cuda_text
 from jitgrad.backends.cuda_copies import launch
-from jitgrad.backends.cuda_forms import Fused, Held, Tape, address, sum_kernel
+from jitgrad.backends.cuda_forms import Fused, Held, SharedNumbers, Tape, address, sum_kernel
 from jitgrad.backends.cuda_wide_form import WideForm, wide_form
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.compiler import schedule
@@ -105,11 +105,11 @@ class CudaKernel:
             found = self._run(shared, [self._held.keep(a) for a in batched], n, 1)
             return Results(memory.download(found.sums), [memory.download(a) for a in found.examples])
 
-    def on_device(self, shared: Array | list[DeviceArray], batched: list[DeviceArray], n: int,
+    def on_device(self, shared: Array | SharedNumbers, batched: list[DeviceArray], n: int,
                   divisor: int = 1) -> DeviceResults:
         """The same, of arrays on this GPU, contiguous and from a multiple of 16 bytes on; nothing is waited for.
 
-        shared: the vector of shared numbers on the host, or each shared leaf on the GPU, contiguous.
+        shared: the vector of shared numbers on the host, or what of it is on the GPU, contiguous.
         """
         with self.running(n):
             return self._run(shared, batched, n, divisor)
@@ -147,7 +147,7 @@ class CudaKernel:
             f"the GPU has no room for {error.asked:,} bytes more, for a batch of {n:,} examples of {example:,} bytes: "
             f"{error.free:,} of its {error.total:,} bytes are free.", None, advice))
 
-    def _run(self, shared: Array | list[DeviceArray], batched: list[DeviceArray], n: int, divisor: int) -> DeviceResults:
+    def _run(self, shared: Array | SharedNumbers, batched: list[DeviceArray], n: int, divisor: int) -> DeviceResults:
         layout, form, held, dtype = self.layout, self._form, self._held, self.program.dtype
         blocks, columns = self.plan.grid(n), form.columns
         outputs = [memory.allocate((n, w), dtype, self.device) for w in layout.out_widths]

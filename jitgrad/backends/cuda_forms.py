@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -84,17 +84,17 @@ class Fused:
         for function in (self.code.clear, self.code.body, self.code.fold):
             function(module)
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | SharedNumbers, arrays: list[DeviceArray],
                   blocks: int, n: int) -> list[Any]:
         numbers = shared_numbers(held, self.layout, shared, self.code.numbers, self.code.room)
         return [address(part), address(numbers), tuple(map(address, arrays)) or (0,), n]
 
 
-def shared_numbers(held: Held, layout: Layout, shared: Array | list[DeviceArray], slots: Array, room: int) -> DeviceArray:
+def shared_numbers(held: Held, layout: Layout, shared: Array | SharedNumbers, slots: Array, room: int) -> DeviceArray:
     """The numbers at `slots` of the program's vector of shared numbers, and zeros up to `room`."""
-    if isinstance(shared, list):
+    if isinstance(shared, SharedNumbers):
         numbers = held.scratch("numbers", room, layout.dtype)
-        cuda_copies.gather(numbers, shared, held.table("where", lambda: _where(layout, slots)))
+        cuda_copies.gather(numbers, shared.sources, held.table(f"where {shared.label}", lambda: shared.where(slots)))
         return numbers
     filled = np.zeros(room, layout.dtype)
     filled[:len(slots)] = shared[slots]
@@ -151,7 +151,7 @@ class Tape:
         found[w[w >= 0]] = v[w >= 0, 0]
         return found, found[self.tables.packed]
 
-    def _numbers_on_device(self, held: Held, shared: list[DeviceArray]) -> list[DeviceArray]:
+    def _numbers_on_device(self, held: Held, shared: SharedNumbers) -> list[DeviceArray]:
         """The same where they are constants and what was given, in the order of `products.Tabulation`."""
         layout, t, packed = self.layout, self.tables.tables, self.tables.packed
         begin = -(-t.w_size // self.count) * self.count            # `packed` too begins at a multiple of 16 bytes
@@ -159,26 +159,25 @@ class Tape:
 
         def where() -> Array:
             slots = np.array([layout.shared[row] for row in t.shared], np.int64)
-            w = np.stack([np.full(len(t.constants), len(shared)), np.arange(len(t.constants))])
-            w = np.concatenate((w, _where(layout, slots), np.zeros((2, begin - t.w_size), np.int64)), axis=1)
+            w = np.stack([np.full(len(t.constants), len(shared.sources)), np.arange(len(t.constants))])
+            w = np.concatenate((w, shared.where(slots), np.zeros((2, begin - t.w_size), np.int64)), axis=1)
             return np.ascontiguousarray(np.concatenate((w, w[:, packed]), axis=1))
         made = held.scratch("numbers", begin + len(packed), layout.dtype)
-        cuda_copies.gather(made, [*shared, constants], held.table("where", where))
+        cuda_copies.gather(made, [*shared.sources, constants], held.table(f"where {shared.label}", where))
         return [made.part(0, (t.w_size,)), made.part(begin, (max(1, len(packed)),))]
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | SharedNumbers, arrays: list[DeviceArray],
                   blocks: int, n: int) -> list[Any]:
         dtype, tables = self.layout.dtype, self.tables
         listed = [held.table(f"table {k}", lambda k=k: self.listed[k]) for k in range(5)]  # type: ignore[misc]
         acc = held.scratch("acc", self.columns * blocks, dtype)
         stride = self.plan.examples + self.count
         scratch = held.scratch("rows", 1 if self.near else tables.rows * stride * blocks, dtype)
-        if isinstance(shared, list) and not tables.tables.once:
+        if isinstance(shared, SharedNumbers) and not tables.tables.once:
             numbers = self._numbers_on_device(held, shared)
         else:
-            if isinstance(shared, list):
-                shared = np.concatenate([leaf.copy_to_host().reshape(-1) for leaf in shared])
-            numbers = [held.keep(a) for a in self.numbers(shared)]
+            there = shared.to_host() if isinstance(shared, SharedNumbers) else shared
+            numbers = [held.keep(a) for a in self.numbers(there)]
         addresses: Any = [address(a) for a in arrays]
         if not SIMULATED:
             addresses = memory.native(held.keep(np.array(addresses or [0], np.int64)))
@@ -206,13 +205,42 @@ def sum_kernel(pieces: int, dtype: np.dtype[Any]) -> Any:
     return cuda_batch.sum_shell(pieces, from_dtype(dtype))
 
 
-def _where(layout: Layout, slots: Array) -> Array:
-    """In which of the shared leaves each of these places of the shared vector is, and where there."""
-    starts = np.array(list(layout.program.shared_offset.values()), np.int64)
-    if not len(slots):
-        return np.zeros((2, 0), np.int64)
-    leaf = np.searchsorted(starts, slots, side="right") - 1
-    return np.stack([leaf, slots - starts[leaf]])
+class SharedNumbers(NamedTuple):
+    """A program's shared numbers on a GPU: leaves there, by their place in the vector, and a vector with all others.
+
+    vector: None where there are no others.
+    """
+
+    leaves: dict[int, DeviceArray]
+    vector: DeviceArray | None
+
+    @property
+    def sources(self) -> list[DeviceArray]:
+        """The arrays that numbers come from."""
+        return [*self.leaves.values(), *([] if self.vector is None else [self.vector])]
+
+    @property
+    def label(self) -> str:
+        """What `where` depends on."""
+        return str(list(self.leaves))
+
+    def where(self, slots: Array) -> Array:
+        """In which of the sources each of these places of the vector is, and where there."""
+        found = np.stack([np.full(len(slots), len(self.leaves)), slots]).astype(np.int64)
+        for k, (start, leaf) in enumerate(self.leaves.items()):
+            mine = (slots >= start) & (slots < start + leaf.size)
+            found[:, mine] = np.stack([np.full(int(mine.sum()), k), slots[mine] - start])
+        return found
+
+    def to_host(self) -> Array:
+        """The whole vector, read back."""
+        parts = {start: leaf.copy_to_host().reshape(-1) for start, leaf in self.leaves.items()}
+        if self.vector is None:
+            return np.concatenate([parts[start] for start in sorted(parts)])
+        whole = self.vector.copy_to_host()
+        for start, part in parts.items():
+            whole[start:start + len(part)] = part
+        return whole
 
 
 def address(array: DeviceArray) -> Any:

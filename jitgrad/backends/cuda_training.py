@@ -20,7 +20,7 @@ from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends.cuda import CudaKernel, ptx_of
 from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.cuda_copies import launch
-from jitgrad.backends.cuda_forms import INT, address, hole
+from jitgrad.backends.cuda_forms import INT, SharedNumbers, address, hole
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.backends.work import Line, Outcome, Work
 from jitgrad.compiler import schedule
@@ -138,8 +138,8 @@ class Queued:
         losses = memory.upload(np.zeros(len(work.steps), dtype), device)
         status = memory.upload(np.zeros(2, np.int32), device)
         scalars = memory.upload(work.scalars[line.scalars].astype(dtype), device)
-        program, starts = kernel.program, [first for first, _ in work.steps]
-        shared = [numbers.part(program.shared_offset[leaf.first], (leaf.width,)) for leaf in program.leaves if leaf.shared]
+        starts = [first for first, _ in work.steps]
+        shared = SharedNumbers({}, numbers.part(0, (kernel.program.shared_size,)))
         if work.order is not None:
             places, starts = aligned(work.order[line.order], work.steps)
             batched = [cuda_copies.rows(source, memory.upload(places, device)) for source in batched]

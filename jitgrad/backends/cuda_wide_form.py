@@ -10,7 +10,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import from_dtype, types
 
-from jitgrad.backends.cuda_forms import INT, Held, address, hole, shared_numbers
+from jitgrad.backends.cuda_forms import INT, Held, SharedNumbers, address, hole, shared_numbers
 from jitgrad.backends.device_arrays import DeviceArray
 from jitgrad.compiler.emit_cuda import Layout
 from jitgrad.compiler.emit_cuda_wide import WideCode
@@ -48,7 +48,7 @@ class WideForm:
         for function in (self.code.clear, self.code.body, self.code.finish):
             function(module)
 
-    def arguments(self, held: Held, part: DeviceArray, shared: Array | list[DeviceArray], arrays: list[DeviceArray],
+    def arguments(self, held: Held, part: DeviceArray, shared: Array | SharedNumbers, arrays: list[DeviceArray],
                   blocks: int, n: int) -> list[Any]:
         slots = self.code.numbers
         numbers = shared_numbers(held, self.layout, shared, slots, max(4, len(slots)))
