@@ -1,10 +1,9 @@
-"""Run by test_cuda_training.py in a process of its own under NUMBA_ENABLE_CUDASIM=1: `fit` and `sweep` against the CPU's."""
+"""`fit` and `sweep` on CUDA against the CPU's: on the PTX machine, and a few in numba's simulator, a process of its own."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ launches: list[tuple[str, int]] = []                           # (form, models) 
 
 def counted(form: type) -> None:
     run = form.run                                             # type: ignore[attr-defined]
+    if run.__name__ == "noted":
+        return
 
     def noted(self: Any, numbers: Any, batched: Any, work: Work) -> Any:
         launches.append((form.__name__, len(work.lines)))
@@ -205,36 +206,67 @@ def check_data_on_the_device() -> None:
         fit(curve, params, there, device="cpu")
 
 
-def main() -> None:
-    warnings.simplefilter("ignore", RuntimeWarning)            # numbers that overflow are what some checks are about
-    for form in (cuda_training.Resident, cuda_training.Queued):
-        counted(form)
-    for dtype in (np.float32, np.float64):
-        check_against_the_cpu("Resident", network, dtype, 37, batch_size=16)
-    for optimizer in (optim.sgd(0.05), optim.adamw(optim.cosine(0.05, steps=2)),
-                      optim.penalised(optim.sgd(0.02, momentum=0.9, nesterov=True), l1=0.1, l2=0.05)):
-        check_against_the_cpu("Resident", curve, np.float64, 9, optimizer=optimizer, reduce="sum")
-    fixed = optim.elementwise(optim.Rule(lambda p, g: (p - 0.05 * g,), 0, lambda t: ()), "no scalars")
-    check_against_the_cpu("Resident", curve, np.float32, 9, optimizer=fixed)
-    # Three trips of a block of two warps, folded twice.
+def check_three_trips() -> None:
+    """Of a block of two warps, folded twice."""
     schedule.TRAINING_BLOCK, block = 64, schedule.TRAINING_BLOCK
     cuda_batch.FOLD, fold = 2, cuda_batch.FOLD
     check_against_the_cpu("Resident", network, np.float32, 150)
     check_against_the_cpu("Resident", curve, np.float64, 150, batch_size=140)
     schedule.TRAINING_BLOCK, cuda_batch.FOLD = block, fold
-    check_many_against_each_alone()
-    check_that_one_diverges_and_others_go_on()
-    for work in (schedule.RESIDENT_WORK, 0):
-        check_that_a_failed_step_changes_nothing(work)
-    check_errors_and_arguments()
-    check_going_on_from_a_checkpoint()
-    check_data_on_the_device()
+
+
+def check_optimizers() -> None:
+    """Rates that change, penalties, momentum; a formula without scalars."""
+    for optimizer in (optim.sgd(0.05), optim.adamw(optim.cosine(0.05, steps=2)),
+                      optim.penalised(optim.sgd(0.02, momentum=0.9, nesterov=True), l1=0.1, l2=0.05)):
+        check_against_the_cpu("Resident", curve, np.float64, 9, optimizer=optimizer, reduce="sum")
+    fixed = optim.elementwise(optim.Rule(lambda p, g: (p - 0.05 * g,), 0, lambda t: ()), "no scalars")
+    check_against_the_cpu("Resident", curve, np.float32, 9, optimizer=fixed)
+
+
+def check_queued() -> None:
+    """Steps that are better made by many blocks."""
     schedule.RESIDENT_WORK, usual = 0, schedule.RESIDENT_WORK
     check_against_the_cpu("Queued", network, np.float32, 9, sample_weight=np.linspace(0, 1, 9))
     check_against_the_cpu("Queued", curve, np.float64, 9, batch_size=4)
     schedule.RESIDENT_WORK = usual
-    schedule.FUSED_LIMIT, schedule.TAPE_WARPS = 5, 2           # the loss is interpreted
+
+
+def check_interpreted() -> None:
+    """A loss that is a tape."""
+    schedule.FUSED_LIMIT, usual = 5, schedule.FUSED_LIMIT
     check_against_the_cpu("Queued", curve, np.float64, 9, batch_size=8)
+    schedule.FUSED_LIMIT = usual
+
+
+# What the PTX machine is asked; the simulator, which runs a thread a thread, is asked a few.
+CHECKS: dict[str, Callable[[], None]] = {
+    "float32": lambda: check_against_the_cpu("Resident", network, np.float32, 37, batch_size=16),
+    "float64": lambda: check_against_the_cpu("Resident", network, np.float64, 37, batch_size=16),
+    "optimizers": check_optimizers,
+    "three trips": check_three_trips,
+    "many": check_many_against_each_alone,
+    "one diverges": check_that_one_diverges_and_others_go_on,
+    "a failed step": lambda: check_that_a_failed_step_changes_nothing(schedule.RESIDENT_WORK),
+    "a failed step of a queue": lambda: check_that_a_failed_step_changes_nothing(0),
+    "errors": check_errors_and_arguments,
+    "resume": check_going_on_from_a_checkpoint,
+    "queued": check_queued,
+    "interpreted": check_interpreted,
+}
+
+
+def count_launches() -> None:
+    """Note the launches of both forms."""
+    for form in (cuda_training.Resident, cuda_training.Queued):
+        counted(form)
+
+
+def main() -> None:
+    count_launches()
+    check_against_the_cpu("Resident", curve, np.float32, 9, batch_size=4)
+    check_queued()
+    check_data_on_the_device()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from llvmlite import ir
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
+import cuda_training
+from cuda_emulation import emulated
 from cuda_golden import assert_as_committed, assert_float32_alone
 from cuda_host import HostWarp
 from cuda_programs import PROGRAMS
@@ -166,6 +168,15 @@ def test_a_queued_steps_examples_begin_where_a_vector_may() -> None:
     assert [places[start] for start in starts] == [10, 17, 24]
     assert places[16:22].tolist() == [24, 25, 26, 27, 28, 29]
     assert len(places) % 4 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")          # numbers that overflow are what some checks are about
+@pytest.mark.parametrize("name", cuda_training.CHECKS)
+def test_training_is_the_cpus(name: str) -> None:
+    cuda_training.count_launches()
+    with emulated():
+        cuda_training.CHECKS[name]()
 
 
 @pytest.mark.slow
