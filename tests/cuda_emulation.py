@@ -69,9 +69,9 @@ def _flatten(argument: Any, given: list[Any]) -> Any:
         given += [np.int64(x) for x in (0, 0, argument.size, argument.dtype.itemsize, argument.address, *argument.shape,
                                         *strides)]
         return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
-    if isinstance(argument, float):
-        given.append(np.float64(argument))
-        return types.float64
+    if isinstance(argument, float | np.floating):
+        given.append(argument if isinstance(argument, np.floating) else np.float64(argument))
+        return from_dtype(given[-1].dtype)
     given.append(np.int64(argument))
     return types.int64
 
