@@ -10,6 +10,7 @@ from typing import Any
 
 from jitgrad.data import Dataset, split
 from jitgrad.errors import ArgumentError, explain
+from jitgrad.layers import ACTIVATIONS
 from jitgrad.recipes import Recipe, Task, Training, optimizer
 from jitgrad.sweeps import Model, sweep
 
@@ -48,7 +49,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "lr": ("learning_rate", _real, "0.01,0.003"),
     "seed": ("seed", lambda text: _whole(text, 0), "0..31"),
     "hidden": ("hidden", _widths, "8,16x16,none (two layers are 16x16)"),
-    "activation": ("activation", _one_of("tanh", "relu"), "tanh,relu"),
+    "activation": ("activation", _one_of(*ACTIVATIONS), "tanh,relu"),
     "batch": ("batch_size", lambda text: _whole(text, 1), "32,64"),
     "epochs": ("epochs", lambda text: _whole(text, 1), "50,100"),
     "schedule": ("schedule", _one_of("constant", "cosine", "step"), "constant,cosine"),

@@ -93,8 +93,8 @@ class Linear(Module):
 
     def __init__(self, nin: int, nout: int, activation: str | Function = "identity", *,
                  init: str | Initialiser = "glorot_uniform", bias: bool = True, seed: Seed = None):
-        self.activation = _named("activation", activation, ACTIVATIONS)
-        self.W = _values(_named("initialiser", init, INITIALISERS)((nout, nin), _generator(seed)))
+        self.activation = named("activation", activation, ACTIVATIONS)
+        self.W = _values(named("initialiser", init, INITIALISERS)((nout, nin), _generator(seed)))
         self.b = _values(np.zeros(nout)) if bias else None
 
     def __call__(self, x: Any) -> Any:
@@ -112,7 +112,7 @@ class Embedding(Module):
     """A table of vectors, read by whole numbers: table (count, width); init, seed: as in Linear."""
 
     def __init__(self, count: int, width: int, *, init: str | Initialiser = "normal", seed: Seed = None):
-        self.table = _values(_named("initialiser", init, INITIALISERS)((count, width), _generator(seed)))
+        self.table = _values(named("initialiser", init, INITIALISERS)((count, width), _generator(seed)))
 
     def __call__(self, index: Any) -> Any:
         """(...) -> (..., width), for an index or an array or list of them, as `jg.take` reads them."""
@@ -256,7 +256,7 @@ class Residual(Sequential):
         return x + added
 
 
-def _named(what: str, name: Any, known: Mapping[str, Any]) -> Any:
+def named(what: str, name: Any, known: Mapping[str, Any]) -> Any:
     """A function as it is, or the one of a name."""
     if callable(name):
         return name

@@ -18,15 +18,18 @@ from jitgrad.api import jit
 from jitgrad.columns import LEFT_OUT, NUMBER, Cell, Column, is_missing, is_number, number
 from jitgrad.data import Dataset, Table, read_table
 from jitgrad.errors import CheckpointError, DataError, ShapeError, explain
-from jitgrad.functions import PUBLIC
+from jitgrad.layers import ACTIVATIONS, named
 
 Array = npt.NDArray[Any]
 Params = dict[str, Array]
 
 
 def network(depth: int, activation: str) -> Callable[[Any, Any], Any]:
-    """scores(params, x) of one example for `depth` layers W1, b1, W2, …, with the activation after all but the last."""
-    activate = PUBLIC[activation]
+    """scores(params, x) of one example for `depth` layers W1, b1, W2, …, with the activation after all but the last.
+
+    Raises ArgumentError for an activation that is none of `nn.ACTIVATIONS`.
+    """
+    activate = named("activation", activation, ACTIVATIONS)
 
     def scores(params: Params, x: Array) -> Array:
         hidden = x

@@ -38,7 +38,7 @@ class Recipe:
     loss: a name from CLASS_LOSSES or NUMBER_LOSSES, or "auto": mse for numbers, binary_cross_entropy for two classes,
         cross_entropy for more
     hidden: widths of the hidden layers; () is a linear model
-    activation: "tanh" or "relu"
+    activation: a name from `nn.ACTIVATIONS`, such as "tanh" or "relu"
     dtype: of parameters and inputs, "float32" or "float64"
     schedule: of the learning rate, from SCHEDULES: "cosine" falls to 0 over all epochs, after a warm-up over their first
         twentieth; "step" takes a tenth after every third of the epochs

@@ -15,7 +15,7 @@ from command import QUICK, run
 
 import jitgrad as jg
 from jitgrad import data, predictor, recipes
-from jitgrad.errors import CheckpointError, DataError, ShapeError
+from jitgrad.errors import ArgumentError, CheckpointError, DataError, ShapeError
 
 pytestmark = pytest.mark.usefixtures("shell")
 
@@ -145,6 +145,21 @@ def _broken(about: Any) -> list[Any]:
     return [None, {}, {"model": None}, {"model": {}}, {"model": {**about, "layers": [5, 3, 1]}},
             {"model": {**about, "activation": "cube"}}, {"model": {**about, "columns": [{"name": "a"}]}},
             {"metadata": about}, [about]]
+
+
+@pytest.mark.parametrize("activation", jg.nn.ACTIVATIONS)
+def test_any_of_the_activations_may_follow_a_hidden_layer(activation: str):
+    dataset = data.load_csv(table("price"), "price", held_out=0.0)
+    trained = recipes.run(dataset, replace(TRAINING, activation=activation), progress=False)
+    trained.predictor.save("model.safetensors")
+    outputs = predictor.load("model.safetensors").on("interpret").outputs(dataset.train[0])
+    np.testing.assert_array_equal(outputs, trained.predict(dataset.train[0]))
+
+
+def test_an_activation_that_there_is_not_is_named():
+    dataset = data.load_csv(table("price"), "price")
+    with pytest.raises(ArgumentError, match=r"(?s)no activation 'cube'.*Choose from gelu"):
+        recipes.run(dataset, replace(TRAINING, activation="cube"), progress=False)
 
 
 def test_other_files_are_refused():

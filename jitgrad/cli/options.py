@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from jitgrad.layers import ACTIVATIONS
+
 
 class Loss(StrEnum):
     """The losses that `train` offers."""
@@ -21,11 +23,7 @@ class Loss(StrEnum):
     HUBER = "huber"
 
 
-class Activation(StrEnum):
-    """What follows a hidden layer."""
-
-    TANH = "tanh"
-    RELU = "relu"
+Activation = StrEnum("Activation", {name.upper(): name for name in sorted(ACTIVATIONS)})  # type: ignore[misc]
 
 
 class Schedule(StrEnum):
