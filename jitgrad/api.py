@@ -179,8 +179,9 @@ class Transformed:
     def prepare(self, *args: Any) -> Call:
         """The call of these arguments: everything that depends only on their structure, shapes and dtypes."""
         bound = self.bind(args)
-        recorded = self._record(bound)
-        _, kernel = self._kernel(recorded, bound)
+        with collecting_later():
+            recorded = self._record(bound)
+            _, kernel = self._kernel(recorded, bound)
         if bound.on is None:
             return Call(recorded, kernel, bound, self.reduce)
         from jitgrad.device_calls import DeviceCall

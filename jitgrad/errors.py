@@ -11,6 +11,8 @@ import importlib.util
 import linecache
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -155,15 +157,30 @@ class Locations:
         # By code object and instruction. The former by its identity, which the kept Locations make lasting: to hash a
         # code object is to read all of its instructions.
         self._known: dict[int, dict[int, Location]] = {}
+        self._entry: tuple[FrameType | None, Location | None] = None, None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """What is called within and is all jitgrad's own, such as an estimator's loss, stands where this was called."""
+        frame = sys._getframe(2)                       # contextlib's is between
+        user = _user_frame(frame)
+        self._entry = frame, None if user is None else Location(user.f_code, user.f_lasti)
+        try:
+            yield
+        finally:
+            self._entry = None, None
 
     def of(self, frame: FrameType) -> Location | None:
         """`user_location` as seen from `frame`."""
         known = self._known.get(id(frame.f_code))
         if known is None:
-            user = _user_frame(frame)
-            if user is None:
-                return None
-            frame = user
+            entry, outside = self._entry
+            while is_internal(frame.f_code.co_filename):
+                if frame is entry:
+                    return outside
+                if frame.f_back is None:
+                    return None
+                frame = frame.f_back
             known = self._known.setdefault(id(frame.f_code), {})
         found = known.get(frame.f_lasti)
         if found is None:

@@ -53,7 +53,8 @@ class Recorder:
         """Call the function; until it returns, this thread's arithmetic on Values is recorded here."""
         outer, RECORDING.recorder = RECORDING.recorder, self
         try:
-            return function(*args)
+            with self._locations.entered():
+                return function(*args)
         finally:
             RECORDING.recorder = outer
 

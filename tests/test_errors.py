@@ -369,3 +369,15 @@ def test_every_class_is_also_a_builtin() -> None:
     for c in classes:
         assert c.__doc__
         assert c is errors.JitgradError or len(c.__mro__) > 4, f"{c.__name__} derives from no builtin error"
+
+
+def test_what_a_loss_of_jitgrads_own_records_stands_on_the_users_line():
+    """An estimator's loss is internal code all the way out; the walk outwards ends where the recording began."""
+    estimators = pytest.importorskip("jitgrad.estimators")
+    loss = estimators._objective("relu", losses.cross_entropy, False)
+    layers = [(np.ones((3, 2)), np.ones(2)), (np.ones((2, 3)), np.ones(3))]
+    lowered = jg.value_and_grad(loss).lower(layers, np.ones((4, 3)), np.zeros(4, int))
+    places = {(node.where.filename, node.where.line) for node in lowered.program.graph.nodes if node.where is not None}
+    (code,) = {node.where.code for node in lowered.program.graph.nodes if node.where is not None}
+    assert code is inspect.currentframe().f_code  # type: ignore[union-attr]
+    assert len(places) == 1
