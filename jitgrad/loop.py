@@ -219,7 +219,7 @@ class Loops:
     def may_use_gpu(self) -> bool:
         """Whether trainings may be made on a GPU: it was asked for, or there is one."""
         asked = backends.check_name(self.step.device)
-        return asked.startswith("cuda") or (asked == "auto" and backends.cuda_problem() is None)
+        return asked.startswith("cuda") or (asked == "auto" and backends.has_gpu())
 
     def of(self, trainer: Trainer, batches: Examples, batch_size: int | None, models: int = 1) -> Loop | None:
         """The loop for such steps, or None where they are better made, or can only be made, one by one from Python.

@@ -410,6 +410,15 @@ def test_auto_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step(2.0, np.ones(3))[0] == 1.0
 
 
+@pytest.mark.skipif(backends._has_driver(), reason="there is a driver here")
+def test_auto_finds_out_without_numba_that_there_is_no_driver() -> None:
+    program = ("import sys, numpy as np, jitgrad as jg; from jitgrad import backends; backends.GPU_WORK = 0; "
+               "print(jg.value_and_grad(lambda w, x: w * x)(2.0, np.ones(3))[0], 'numba' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout == "2.0 False\n"
+
+
 def test_numba_cuda_missing_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jitgrad.backends.cuda", None)
     step = jg.value_and_grad(lambda w, x: losses.mse(w * x, 1.0), device="cuda")

@@ -183,6 +183,7 @@ def test_a_forked_process_is_refused_and_told_why(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cuda_memory, "_process", [1])
     assert "forked from one that had already used CUDA (pid 1)" in str(backend.problem())
     monkeypatch.setattr(backends, "_cuda_problem", {1: None})
+    monkeypatch.setattr(backends, "_has_driver", lambda: True)
     monkeypatch.setattr(backends, "GPU_WORK", 0)
     assert jg.value_and_grad(lambda w, x: w * x).lower(1.0, np.ones(3)).device == "cpu"
     step = jg.value_and_grad(lambda w, x: losses.mse(w * x, 1.0), device="cuda")

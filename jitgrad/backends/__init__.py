@@ -7,10 +7,13 @@ array for each per-example result, which a kernel may use or not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,7 +114,26 @@ def resolve(device: str, work: int, on: int | None = None) -> str:
         return there
     if asked != "auto":
         return asked
-    return "cuda" if work >= GPU_WORK and cuda_problem() is None else "cpu"
+    return "cuda" if work >= GPU_WORK and has_gpu() else "cpu"
+
+
+def has_gpu() -> bool:
+    """Whether CUDA kernels can be launched here. Where there is no driver nothing is imported to find that out."""
+    return _has_driver() and cuda_problem() is None
+
+
+@cache
+def _has_driver() -> bool:
+    """Whether the driver's library is where numba looks for it: importing numba to ask it takes 0.3 s."""
+    import ctypes
+    named = os.environ.get("NUMBA_CUDA_DRIVER")
+    names = ["nvcuda.dll"] if sys.platform == "win32" else ["libcuda.so", "libcuda.so.1"]
+    folders = ["", "/usr/lib/", "/usr/lib64/"] if sys.platform != "win32" else ["", "\\windows\\system32\\"]
+    for path in [named] if named else [folder + name for folder in folders for name in names]:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(path)
+            return True
+    return False
 
 
 _cuda_problem: dict[int, str | None] = {}          # by process: a forked one cannot use what its parent could
