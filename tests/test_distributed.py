@@ -455,4 +455,5 @@ def test_data_larger_than_half_of_the_workers_memory_are_read_anew_in_every_step
     streamed = fit((x, y), client=inside, epochs=4)
     assert_equal(streamed.params, kept.params)
     assert_close(streamed.params, expected.params)
-    assert len(READ) - once >= 10 * (1 + 4) > once          # a check of the numbers, and four steps
+    # A check of the numbers and four steps read ten chunks each, unless a task still holds some of the step before.
+    assert len(READ) - once > 20 >= once
