@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -131,3 +135,12 @@ def aligned(size: int, dtype: Any) -> Any:
     """Zeros at an address that 16-byte loads may use, as device memory's is."""
     room = np.zeros(size * np.dtype(dtype).itemsize + 16, np.uint8)
     return room[-room.ctypes.data % 16:][:size * np.dtype(dtype).itemsize].view(dtype)
+
+
+def simulate(script: str) -> None:
+    """Run a script of this folder in a process of its own, where numba simulates CUDA."""
+    here = Path(__file__).parent
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    done = subprocess.run([sys.executable, str(here / script)], env=environment, capture_output=True, text=True,
+                          check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -107,12 +107,8 @@ def _inserted(a: Array, b: Array, at: Array, length: Array) -> Array:
 
 
 def _extracted(a: Array, at: Array, length: Array) -> Array:
-    bits = 8 * a.dtype.itemsize
     at, length = at.astype(np.int64) & 255, length.astype(np.int64) & 255
-    wide = a.astype(np.int64) if a.dtype.kind == "i" else a.astype(np.uint64).astype(object)
-    if bits == 64:
-        raise NotImplementedError("bfe of 64 bits")
-    value = (wide.astype(np.int64) >> np.minimum(at, 63)) & ((np.int64(1) << length) - 1)
+    value = (a.astype(np.int64) >> np.minimum(at, 63)) & ((np.int64(1) << length) - 1)
     if a.dtype.kind == "i":
         sign = np.int64(1) << np.maximum(length - 1, 0)
         value = np.where(length > 0, (value ^ sign) - sign, 0)
@@ -179,7 +175,7 @@ def _converted(x: Array, target: Any, rounding: str, saturated: bool) -> Array:
     return x.astype(target)
 
 
-def _carrying(name: str, dtype: Any) -> Callable[..., Any]:
+def _carrying(name: str, dtype: Any, high: bool) -> Callable[..., Any]:
     """add, sub and mad with a carry in (addc …) and out (.cc): (result, carry)."""
     bits = 8 * dtype.itemsize
 
@@ -195,8 +191,7 @@ def _carrying(name: str, dtype: Any) -> Callable[..., Any]:
             return np.asarray(total % (1 << bits)).astype(dtype), np.asarray(total < 0)
         if name.startswith("mad"):
             product = a * b
-            product = product >> bits if compute.high else product % (1 << bits)  # type: ignore[attr-defined]
-            a, b = product, number(values[2])
+            a, b = product >> bits if high else product % (1 << bits), number(values[2])
         total = a + b + into
         return np.asarray(total % (1 << bits)).astype(dtype), np.asarray(total >> bits).astype(np.uint64)
     return compute
@@ -219,9 +214,7 @@ def arithmetic(opcode: str) -> tuple[Callable[..., Any] | None, tuple[str, ...],
         return function, (kind,) * count, kind
 
     if "cc" in mods or name in ("addc", "subc", "madc"):
-        compute = _carrying(name, dtype)
-        compute.high = "hi" in mods                        # type: ignore[attr-defined]
-        return compute, (kind,) * (3 if name.startswith("mad") else 2), kind
+        return _carrying(name, dtype, "hi" in mods), (kind,) * (3 if name.startswith("mad") else 2), kind
     if name in ("add", "sub") and real and rounding != "rn":
         sign = 1 if name == "add" else -1
         return same(2, lambda a, b: _rounded(a.astype(np.longdouble) + sign * b.astype(np.longdouble), rounding))
@@ -271,7 +264,7 @@ def arithmetic(opcode: str) -> tuple[Callable[..., Any] | None, tuple[str, ...],
         return (lambda low, high, by: _funnel(low, high, by, left, wrap)), ("b32", "b32", "u32"), "b32"
     if name == "bfi":
         return _inserted, (kind, kind, "u32", "u32"), kind
-    if name == "bfe":
+    if name == "bfe" and dtype.itemsize == 4:
         return _extracted, (kind, "u32", "u32"), kind
     if name == "clz":
         return _leading, (kind,), "u32"

@@ -5,7 +5,6 @@ The last tests launch real kernels and are skipped, by name, where there is no G
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from llvmlite import ir
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
 from cuda_golden import assert_as_committed, assert_float32_alone
-from cuda_host import WARP, HostWarp, aligned
+from cuda_host import WARP, HostWarp, aligned, simulate
 from cuda_programs import PROGRAMS, batch_for, every_operation, program
 from referees import assert_close, assert_same_bits
 
@@ -348,11 +347,7 @@ def _listed(rows: Any, w: Any, operands: Any, kind: int, lo: int, m: int, p: int
 
 @pytest.mark.slow
 def test_the_shells_run_in_the_simulator() -> None:
-    here = Path(__file__).parent
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
-    done = subprocess.run([sys.executable, str(here / "cuda_simulation.py")], env=environment, capture_output=True,
-                          text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    simulate("cuda_simulation.py")
 
 
 def test_the_grid_depends_on_the_batch_alone() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +16,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
 from cuda_emulation import emulated
+from cuda_host import simulate
 from cuda_programs import PROGRAMS, batch_for
 from referees import assert_same_bits
 
@@ -33,11 +31,7 @@ LIBRARIES = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy"}
 
 @pytest.mark.slow
 def test_calls_with_device_arrays_in_the_simulator() -> None:
-    here = Path(__file__).parent
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
-    done = subprocess.run([sys.executable, str(here / "cuda_interop.py")], env=environment, capture_output=True, text=True,
-                          check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    simulate("cuda_interop.py")
 
 
 def on_this_processor(numbers: Any) -> DeviceArray:

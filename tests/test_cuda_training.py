@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +15,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type
 import cuda_training
 from cuda_emulation import emulated
 from cuda_golden import assert_as_committed, assert_float32_alone
-from cuda_host import HostWarp
+from cuda_host import HostWarp, simulate
 from cuda_programs import PROGRAMS
 from test_loop import OPTIMIZERS
 
@@ -181,11 +177,7 @@ def test_training_is_the_cpus(name: str) -> None:
 
 @pytest.mark.slow
 def test_training_runs_in_the_simulator() -> None:
-    here = Path(__file__).parent
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
-    done = subprocess.run([sys.executable, str(here / "cuda_training.py")], env=environment, capture_output=True, text=True,
-                          check=False, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
+    simulate("cuda_training.py")
 
 
 @without_gpu
