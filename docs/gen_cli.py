@@ -12,12 +12,13 @@ from typing import Any
 from unittest import mock
 
 import typer
+import typer.rich_utils  # reads the environment once, when it is imported: not while `help_of` changes it
 from typer.testing import CliRunner
 
 from jitgrad.cli import app
 
 COMMANDS = "<!-- commands of jitgrad.cli -->"
-_WIDTH = "96"
+_WIDTH = 96
 
 
 def names() -> list[str]:
@@ -30,8 +31,8 @@ def names() -> list[str]:
 
 def help_of(name: str) -> str:
     """What `jitgrad NAME --help` prints, on a terminal without colours."""
-    plain = {"COLUMNS": _WIDTH, "TERMINAL_WIDTH": _WIDTH, "NO_COLOR": "1", "TERM": "dumb"}
-    with mock.patch.dict(os.environ, plain):
+    plain = {"COLUMNS": str(_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+    with mock.patch.dict(os.environ, plain), mock.patch.object(typer.rich_utils, "MAX_WIDTH", _WIDTH):
         text = CliRunner().invoke(app, [*name.split(), "--help"], prog_name="jitgrad").output
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()).strip("\n")
 

@@ -41,7 +41,8 @@ def save(path: Path, params: Tree, metadata: Mapping[str, Any] | None = None) ->
         float64, integers or bools
     metadata: what JSON can hold; `load` returns it
 
-    The file appears whole or not at all: it is written under another name, forced to the disk, and renamed.
+    The file appears whole or not at all: it is written under another name, forced to the disk, and renamed. A process
+    that is killed meanwhile leaves PATH.XXXXXXXX.partial, which nothing reads.
     raises: ArgumentError for what cannot be stored; OSError
     """
     write(path, {"params": params}, {} if metadata is None else metadata)

@@ -33,4 +33,6 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("MAX_WIDTH", "FORCE_TERMINAL"):  # typer reads the environment once, when it is imported
+        monkeypatch.setattr(f"typer.rich_utils.{name}", None)
     monkeypatch.chdir(tmp_path)
