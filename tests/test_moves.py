@@ -74,8 +74,8 @@ def test_gather_and_scatter(dtype: Any, stride: int, count: int) -> None:
 def test_fill_pick_sums_and_takes(dtype: Any) -> None:
     lanes = 64 // np.dtype(dtype).itemsize
     tile = 2 * lanes
-    row = np.zeros(tile, dtype)
-    run(dtype, "fill", address(row), address(np.array([2.5], dtype)), tile)
+    row, number = np.zeros(tile, dtype), np.array([2.5], dtype)
+    run(dtype, "fill", address(row), address(number), tile)
     assert (row == 2.5).all()
     picked, places = np.zeros(3, dtype), np.array([4, 0, 4], np.int32)
     source = numbers(5, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import sys
@@ -336,12 +337,15 @@ def calls_of(work: Callable[[], Any]) -> tuple[Any, int]:
     def note(frame: Any, event: str, argument: Any) -> None:
         nonlocal count
         count += event in ("call", "c_call")
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()                                                # other tests' garbage may call a great deal as it goes
     sys.setprofile(note)
     try:
         answer = work()
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     return answer, count
 
 
