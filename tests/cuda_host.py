@@ -78,7 +78,7 @@ class HostWarp:
         self._callbacks = [ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)(self._exchange),
                            ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: self._lane.number),
                            ctypes.CFUNCTYPE(None, ctypes.c_int32)(self._meet),
-                           ctypes.CFUNCTYPE(None)(lambda: self._block.wait(60) and None)]
+                           ctypes.CFUNCTYPE(None)(lambda: self._block.wait(300) and None)]
         names = ("host_exchange", "host_thread", "host_meet", "host_barrier")
         for name, callback in zip(names, self._callbacks, strict=True):
             llvm.add_symbol(name, ctypes.cast(callback, ctypes.c_void_p).value)
@@ -91,13 +91,13 @@ class HostWarp:
     def _exchange(self, bits: int, partner: int) -> int:
         lane = self._lane.number
         self._board[lane] = bits
-        self._warps[lane // WARP].wait(60)
+        self._warps[lane // WARP].wait(300)
         other = self._board[lane ^ partner]
-        self._warps[lane // WARP].wait(60)
+        self._warps[lane // WARP].wait(300)
         return other
 
     def _meet(self, everyone: int) -> None:
-        self._warps[self._lane.number // WARP].wait(60)
+        self._warps[self._lane.number // WARP].wait(300)
 
     def call_alone(self, name: str, kinds: Sequence[Any], given: Sequence[Any]) -> None:
         """Call a function in one thread, with arrays, 64-bit integers (kind int) and numbers of a dtype."""
