@@ -559,7 +559,7 @@ define range(i32 -1, -2) i32 @run_tape(ptr noalias writeonly captures(none) %ret
 B0.endif:
   %.244 = alloca ptr, align 8
   %excinfo.1 = alloca ptr, align 8
-  %.780 = alloca ptr, align 8
+  %.777 = alloca ptr, align 8
   %excinfo.4 = alloca ptr, align 8
   %.8 = inttoptr i64 %arg.call to ptr
   %.9 = getelementptr i8, ptr %.8, i64 8
@@ -578,7 +578,7 @@ B0.endif:
   %.70 = load i64, ptr %.69, align 8
   %.82 = getelementptr i8, ptr %.8, i64 280
   %.83 = load i64, ptr %.82, align 8
-  %.89 = getelementptr i8, ptr %.8, i64 304
+  %.89 = getelementptr i8, ptr %.8, i64 296
   %.90 = load i64, ptr %.89, align 8
   %.93 = getelementptr i8, ptr %.8, i64 200
   %.94 = load i64, ptr %.93, align 8
@@ -594,8 +594,8 @@ B0.endif:
   tail call void %.111(i64 %.98, i64 %.102, i64 %.106, i64 %.110, i64 0, i64 0)
   %.115 = getelementptr i8, ptr %.8, i64 240
   %.116 = load i64, ptr %.115, align 8
-  %.198360.not = icmp slt i64 %.116, 1
-  br i1 %.198360.not, label %B920.endif, label %B800.lr.ph
+  %.198337.not = icmp slt i64 %.116, 1
+  br i1 %.198337.not, label %B920.endif, label %B800.lr.ph
 
 B800.lr.ph:                                       ; preds = %B0.endif
   br label %B800
@@ -627,7 +627,7 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   %.397 = load i64, ptr %sunkaddr57, align 8
   %1 = add i64 %lsr.iv47, %.397
   %sunkaddr58 = inttoptr i64 %arg.call to ptr
-  %sunkaddr59 = getelementptr i8, ptr %sunkaddr58, i64 296
+  %sunkaddr59 = getelementptr i8, ptr %sunkaddr58, i64 288
   %.403 = load i64, ptr %sunkaddr59, align 8
   %.404 = inttoptr i64 %1 to ptr
   %.406 = load i64, ptr %.404, align 8
@@ -641,104 +641,101 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   tail call void %.421(i64 %.412, i64 %.419, i64 %.10, i64 0, i64 0, i64 0)
   %lsr.iv.next48 = add nuw i64 %lsr.iv47, 40
   %lsr.iv.next50 = add i64 %lsr.iv49, -1
-  %exitcond548.not = icmp eq i64 %lsr.iv.next50, 0
-  br i1 %exitcond548.not, label %B1264.endif, label %B1000
+  %exitcond525.not = icmp eq i64 %lsr.iv.next50, 0
+  br i1 %exitcond525.not, label %B1264.endif, label %B1000
 
-B1396:                                            ; preds = %B1396.lr.ph, %B2630
-  %.519419471 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2630 ]
-  %.526423470 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2630 ]
-  %.529 = add nsw i64 %.519419471, -1
-  %.533 = add i64 %.526423470, 1
+B1396:                                            ; preds = %B1396.lr.ph, %B2354
+  %.519396448 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2354 ]
+  %.526400447 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2354 ]
+  %.529 = add nsw i64 %.519396448, -1
+  %.533 = add i64 %.526400447, 1
   %sunkaddr60 = inttoptr i64 %.62 to ptr
-  %sunkaddr61 = mul i64 %.526423470, 8
+  %sunkaddr61 = mul i64 %.526400447, 8
   %sunkaddr62 = getelementptr i8, ptr %sunkaddr60, i64 %sunkaddr61
-  %.568 = load i64, ptr %sunkaddr62, align 8
+  %.565 = load i64, ptr %sunkaddr62, align 8
   %sunkaddr63 = inttoptr i64 %.62 to ptr
   %sunkaddr64 = mul i64 %.533, 8
   %sunkaddr65 = getelementptr i8, ptr %sunkaddr63, i64 %sunkaddr64
-  %.574 = load i64, ptr %sunkaddr65, align 8
-  %.582 = icmp slt i64 %.568, %.574
-  br i1 %.582, label %B1486.preheader, label %B2630
+  %.571 = load i64, ptr %sunkaddr65, align 8
+  %.579 = icmp slt i64 %.565, %.571
+  br i1 %.579, label %B1482.preheader, label %B2354
 
-B1486.preheader:                                  ; preds = %B1396
-  %factor.op.mul.reass = mul i64 %factor.op.mul418, %.526423470
-  %.1203 = add nsw i64 %factor.op.mul.reass, %.66
-  br label %B1486.endif
+B1482.preheader:                                  ; preds = %B1396
+  %factor.op.mul.reass = mul i64 %factor.op.mul369, %.526400447
+  %.982 = add nsw i64 %factor.op.mul.reass, %.66
+  br label %B1482.endif
 
-B1642:                                            ; preds = %B1642.preheader, %B1640.backedge
-  %lsr.iv37 = phi i64 [ %.653, %B1642.preheader ], [ %lsr.iv.next38, %B1640.backedge ]
-  %lsr.iv35 = phi i64 [ 0, %B1642.preheader ], [ %lsr.iv.next36, %B1640.backedge ]
+B1638:                                            ; preds = %B1638.preheader, %B1636.backedge
+  %lsr.iv37 = phi i64 [ %.650, %B1638.preheader ], [ %lsr.iv.next38, %B1636.backedge ]
+  %lsr.iv35 = phi i64 [ 0, %B1638.preheader ], [ %lsr.iv.next36, %B1636.backedge ]
   %sunkaddr66 = inttoptr i64 %arg.call to ptr
   %sunkaddr67 = getelementptr i8, ptr %sunkaddr66, i64 248
-  %.774 = load i64, ptr %sunkaddr67, align 8
-  %2 = add i64 %lsr.iv35, %.774
-  %.784 = call i32 @run_tape.run_line(ptr nonnull %.780, ptr nonnull %excinfo.4, i64 %arg.call, i64 %.22, i64 %2, i64 %.10)
-  switch i32 %.784, label %common.ret.loopexit [
-    i32 -2, label %B1640.backedge
-    i32 0, label %B1640.backedge
+  %.771 = load i64, ptr %sunkaddr67, align 8
+  %2 = add i64 %lsr.iv35, %.771
+  %.781 = call i32 @run_tape.run_line(ptr nonnull %.777, ptr nonnull %excinfo.4, i64 %arg.call, i64 %.22, i64 %2, i64 %.10)
+  switch i32 %.781, label %common.ret.loopexit [
+    i32 -2, label %B1636.backedge
+    i32 0, label %B1636.backedge
   ]
 
-B1640.backedge:                                   ; preds = %B1642, %B1642
+B1636.backedge:                                   ; preds = %B1638, %B1638
   %lsr.iv.next36 = add i64 %lsr.iv35, 40
   %lsr.iv.next38 = add i64 %lsr.iv37, -1
-  %exitcond549.not = icmp eq i64 %lsr.iv.next38, 0
-  br i1 %exitcond549.not, label %B1762.endif, label %B1642
+  %exitcond526.not = icmp eq i64 %lsr.iv.next38, 0
+  br i1 %exitcond526.not, label %B1758.endif, label %B1638
 
-B1842:                                            ; preds = %B1842.preheader, %B1842
-  %lsr.iv41 = phi i64 [ %.812, %B1842.preheader ], [ %lsr.iv.next42, %B1842 ]
-  %lsr.iv39 = phi i64 [ 0, %B1842.preheader ], [ %lsr.iv.next40, %B1842 ]
+B1838:                                            ; preds = %B1838.preheader, %B1838
+  %lsr.iv41 = phi i64 [ %.809, %B1838.preheader ], [ %lsr.iv.next42, %B1838 ]
+  %lsr.iv39 = phi i64 [ 0, %B1838.preheader ], [ %lsr.iv.next40, %B1838 ]
   %3 = inttoptr i64 %arg.call to ptr
   %sunkaddr68 = inttoptr i64 %arg.call to ptr
   %sunkaddr69 = getelementptr i8, ptr %sunkaddr68, i64 264
-  %.933 = load i64, ptr %sunkaddr69, align 8
-  %4 = add i64 %lsr.iv39, %.933
-  %.940 = inttoptr i64 %4 to ptr
-  %.942 = load i64, ptr %.940, align 8
-  %switch.selectcmp = icmp eq i64 %.942, 1
-  %switch.select = select i1 %switch.selectcmp, i64 45, i64 46
-  %switch.selectcmp344 = icmp eq i64 %.942, 0
-  %switch.select345 = select i1 %switch.selectcmp344, i64 47, i64 %switch.select
-  %.971 = getelementptr i64, ptr %3, i64 %switch.select345
-  %.972 = load i64, ptr %.971, align 8
-  %.975 = getelementptr i8, ptr %.940, i64 16
-  %.976 = load i64, ptr %.975, align 8
-  %.977 = shl nsw i64 %.976, 2
-  %.979 = add nsw i64 %.977, %.83
-  %sunkaddr70 = inttoptr i64 %arg.call to ptr
-  %sunkaddr71 = getelementptr i8, ptr %sunkaddr70, i64 128
-  %.983 = load i64, ptr %sunkaddr71, align 8
-  %.986 = getelementptr i8, ptr %.940, i64 8
-  %.987 = load i64, ptr %.986, align 8
-  %.993 = inttoptr i64 %.972 to ptr
-  tail call void %.993(i64 %.22, i64 %.979, i64 %.983, i64 %.987, i64 %.10, i64 %.13.i)
+  %.930 = load i64, ptr %sunkaddr69, align 8
+  %4 = add i64 %lsr.iv39, %.930
+  %.937 = inttoptr i64 %4 to ptr
+  %.939 = load i64, ptr %.937, align 8
+  %switch.selectcmp = icmp eq i64 %.939, 1
+  %switch.select = select i1 %switch.selectcmp, i64 44, i64 45
+  %switch.selectcmp321 = icmp eq i64 %.939, 0
+  %switch.select322 = select i1 %switch.selectcmp321, i64 46, i64 %switch.select
+  %.968 = getelementptr i64, ptr %3, i64 %switch.select322
+  %.969 = load i64, ptr %.968, align 8
+  %.972 = getelementptr i8, ptr %.937, i64 16
+  %.973 = load i64, ptr %.972, align 8
+  %.974 = shl nsw i64 %.973, 2
+  %.976 = add nsw i64 %.974, %.83
+  %.985 = getelementptr i8, ptr %.937, i64 8
+  %.986 = load i64, ptr %.985, align 8
+  %.992 = inttoptr i64 %.969 to ptr
+  tail call void %.992(i64 %.22, i64 %.976, i64 %.982, i64 %.986, i64 %.10, i64 %.13.i)
   %lsr.iv.next40 = add nuw i64 %lsr.iv39, 40
   %lsr.iv.next42 = add i64 %lsr.iv41, -1
-  %exitcond550.not = icmp eq i64 %lsr.iv.next42, 0
-  br i1 %exitcond550.not, label %B2244.endif, label %B1842
+  %exitcond527.not = icmp eq i64 %lsr.iv.next42, 0
+  br i1 %exitcond527.not, label %B2210.endif, label %B1838
 
-B2322.backedge:                                   ; preds = %B2322.backedge.preheader, %B2322.backedge
-  %lsr.iv45 = phi i64 [ %.1003, %B2322.backedge.preheader ], [ %lsr.iv.next46, %B2322.backedge ]
-  %lsr.iv43 = phi i64 [ 0, %B2322.backedge.preheader ], [ %lsr.iv.next44, %B2322.backedge ]
+B2288.backedge:                                   ; preds = %B2288.backedge.preheader, %B2288.backedge
+  %lsr.iv45 = phi i64 [ %.1002, %B2288.backedge.preheader ], [ %lsr.iv.next46, %B2288.backedge ]
+  %lsr.iv43 = phi i64 [ 0, %B2288.backedge.preheader ], [ %lsr.iv.next44, %B2288.backedge ]
   %5 = inttoptr i64 %arg.call to ptr
-  %sunkaddr72 = inttoptr i64 %arg.call to ptr
-  %sunkaddr73 = getelementptr i8, ptr %sunkaddr72, i64 64
-  %.19.i = load i64, ptr %sunkaddr73, align 8
+  %sunkaddr70 = inttoptr i64 %arg.call to ptr
+  %sunkaddr71 = getelementptr i8, ptr %sunkaddr70, i64 64
+  %.19.i = load i64, ptr %sunkaddr71, align 8
   %6 = add i64 %lsr.iv43, %.19.i
-  %sunkaddr74 = inttoptr i64 %arg.call to ptr
-  %sunkaddr75 = getelementptr i8, ptr %sunkaddr74, i64 120
-  %.29.i = load i64, ptr %sunkaddr75, align 8
+  %sunkaddr72 = inttoptr i64 %arg.call to ptr
+  %sunkaddr73 = getelementptr i8, ptr %sunkaddr72, i64 120
+  %.29.i = load i64, ptr %sunkaddr73, align 8
   %.31.i = inttoptr i64 %6 to ptr
   %.32.i = getelementptr i8, ptr %.31.i, i64 24
   %.33.i = load i64, ptr %.32.i, align 8
+  %sunkaddr74 = inttoptr i64 %arg.call to ptr
+  %sunkaddr75 = getelementptr i8, ptr %sunkaddr74, i64 8
+  %.37.i = load i64, ptr %sunkaddr75, align 8
   %sunkaddr76 = inttoptr i64 %arg.call to ptr
-  %sunkaddr77 = getelementptr i8, ptr %sunkaddr76, i64 8
-  %.37.i = load i64, ptr %sunkaddr77, align 8
+  %sunkaddr77 = getelementptr i8, ptr %sunkaddr76, i64 16
+  %.42.i = load i64, ptr %sunkaddr77, align 8
   %sunkaddr78 = inttoptr i64 %arg.call to ptr
-  %sunkaddr79 = getelementptr i8, ptr %sunkaddr78, i64 16
-  %.42.i = load i64, ptr %sunkaddr79, align 8
-  %sunkaddr80 = inttoptr i64 %arg.call to ptr
-  %sunkaddr81 = getelementptr i8, ptr %sunkaddr80, i64 168
-  %.51.i = load i64, ptr %sunkaddr81, align 8
+  %sunkaddr79 = getelementptr i8, ptr %sunkaddr78, i64 168
+  %.51.i = load i64, ptr %sunkaddr79, align 8
   %.52.i = icmp eq i64 %.51.i, 1
   %.59.i = getelementptr i8, ptr %.31.i, i64 16
   %.60.i = load i64, ptr %.59.i, align 8
@@ -750,9 +747,9 @@ B2322.backedge:                                   ; preds = %B2322.backedge.preh
   %.44.i = add nsw i64 %.43.i, %.29.i
   %.79.i = getelementptr i8, ptr %5, i64 %.sink.i
   %"$phi488.0.2.0.i" = load i64, ptr %.79.i, align 8
-  %sunkaddr82 = inttoptr i64 %arg.call to ptr
-  %sunkaddr83 = getelementptr i8, ptr %sunkaddr82, i64 40
-  %.14.i.i = load i64, ptr %sunkaddr83, align 8
+  %sunkaddr80 = inttoptr i64 %arg.call to ptr
+  %sunkaddr81 = getelementptr i8, ptr %sunkaddr80, i64 40
+  %.14.i.i = load i64, ptr %sunkaddr81, align 8
   %.17.i.i = load i64, ptr %.31.i, align 8
   %.18.i.i = inttoptr i64 %.14.i.i to ptr
   %.19.i.i = getelementptr i64, ptr %.18.i.i, i64 %.17.i.i
@@ -767,49 +764,27 @@ B2322.backedge:                                   ; preds = %B2322.backedge.preh
   tail call void %.130.i(i64 %.44.i, i64 %.33.i.i, i64 %.60.i, i64 %.13.i, i64 0, i64 0)
   %lsr.iv.next44 = add nuw i64 %lsr.iv43, 40
   %lsr.iv.next46 = add i64 %lsr.iv45, -1
-  %exitcond551.not = icmp eq i64 %lsr.iv.next46, 0
-  br i1 %exitcond551.not, label %B2364, label %B2322.backedge
+  %exitcond528.not = icmp eq i64 %lsr.iv.next46, 0
+  br i1 %exitcond528.not, label %B2330, label %B2288.backedge
 
-B2364:                                            ; preds = %B2244.endif, %B2322.backedge
-  %.1155 = add nsw i64 %first.2.1, %.10
-  %.1163 = add nsw i64 %.13.i, %waiting.3.1
-  %sunkaddr84 = inttoptr i64 %arg.call to ptr
-  %sunkaddr85 = getelementptr i8, ptr %sunkaddr84, i64 288
-  %.1174 = load i64, ptr %sunkaddr85, align 8
-  %.1176 = icmp sge i64 %.1163, %.1174
-  %.1186 = icmp sge i64 %.1155, %.574
-  %or.cond = select i1 %.1176, i1 true, i1 %.1186
-  br i1 %or.cond, label %B2456, label %B2616
+B2330:                                            ; preds = %B2210.endif, %B2288.backedge
+  %.1156 = add nsw i64 %first.2.1, %.10
+  %.1160 = icmp slt i64 %.1156, %.571
+  br i1 %.1160, label %B1482.endif, label %B2354
 
-B2456:                                            ; preds = %B2364
-  %sunkaddr86 = inttoptr i64 %arg.call to ptr
-  %sunkaddr87 = getelementptr i8, ptr %sunkaddr86, i64 176
-  %.1193 = load i64, ptr %sunkaddr87, align 8
-  %sunkaddr88 = inttoptr i64 %arg.call to ptr
-  %sunkaddr89 = getelementptr i8, ptr %sunkaddr88, i64 128
-  %.1197 = load i64, ptr %sunkaddr89, align 8
-  %.1205 = inttoptr i64 %.1193 to ptr
-  tail call void %.1205(i64 %.1197, i64 %.1203, i64 %.70, i64 0, i64 0, i64 0)
-  br label %B2616
-
-B2616:                                            ; preds = %B2456, %B2364
-  %waiting.4.4 = phi i64 [ 0, %B2456 ], [ %.1163, %B2364 ]
-  %.1220 = icmp slt i64 %.1155, %.574
-  br i1 %.1220, label %B1486.endif, label %B2630
-
-B2630:                                            ; preds = %B2616, %B1396
-  %.520 = icmp sgt i64 %.519419471, 1
+B2354:                                            ; preds = %B2330, %B1396
+  %.520 = icmp sgt i64 %.519396448, 1
   br i1 %.520, label %B1396, label %common.ret
 
-common.ret.loopexit:                              ; preds = %B1642
+common.ret.loopexit:                              ; preds = %B1638
   br label %common.ret
 
 common.ret.loopexit32:                            ; preds = %B800
   br label %common.ret
 
-common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2630
-  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2630 ]
-  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.784, %common.ret.loopexit ], [ 0, %B2630 ]
+common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2354
+  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2354 ]
+  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.781, %common.ret.loopexit ], [ 0, %B2354 ]
   store ptr null, ptr %excinfo.sink, align 8
   ret i32 %common.ret.op
 
@@ -817,8 +792,8 @@ B920.endif:                                       ; preds = %B798.backedge, %B0.
   %8 = inttoptr i64 %arg.call to ptr
   %.275 = getelementptr i8, ptr %8, i64 224
   %.276 = load i64, ptr %.275, align 8
-  %.356366.not = icmp slt i64 %.276, 1
-  br i1 %.356366.not, label %B1264.endif, label %B1000.lr.ph
+  %.356343.not = icmp slt i64 %.276, 1
+  br i1 %.356343.not, label %B1264.endif, label %B1000.lr.ph
 
 B1000.lr.ph:                                      ; preds = %B920.endif
   %.408 = mul i64 %.14, %.10
@@ -831,41 +806,40 @@ B1264.endif:                                      ; preds = %B920.endif, %B1000
   %.438 = getelementptr i8, ptr %9, i64 96
   %.439 = load i64, ptr %.438, align 8
   %.476 = sub i64 %.439, %.435
-  %factor.op.mul418 = shl i64 %.70, 3
-  %.520463.not = icmp slt i64 %.476, 1
-  br i1 %.520463.not, label %common.ret, label %B1396.lr.ph
+  %.520440.not = icmp slt i64 %.476, 1
+  br i1 %.520440.not, label %common.ret, label %B1396.lr.ph
 
 B1396.lr.ph:                                      ; preds = %B1264.endif
+  %factor.op.mul369 = shl i64 %.70, 3
   br label %B1396
 
-B1486.endif:                                      ; preds = %B2616, %B1486.preheader
-  %waiting.3.1 = phi i64 [ %waiting.4.4, %B2616 ], [ 0, %B1486.preheader ]
-  %first.2.1 = phi i64 [ %.1155, %B2616 ], [ %.568, %B1486.preheader ]
-  %.589 = sub nsw i64 %.574, %first.2.1
-  %.13.i = tail call i64 @llvm.smin.i64(i64 %.589, i64 %.10)
-  %sunkaddr90 = inttoptr i64 %arg.call to ptr
-  %sunkaddr91 = getelementptr i8, ptr %sunkaddr90, i64 16
-  %.31.i12 = load i64, ptr %sunkaddr91, align 8
-  %sunkaddr92 = inttoptr i64 %arg.call to ptr
-  %sunkaddr93 = getelementptr i8, ptr %sunkaddr92, i64 8
-  %.38.i14 = load i64, ptr %sunkaddr93, align 8
+B1482.endif:                                      ; preds = %B2330, %B1482.preheader
+  %first.2.1 = phi i64 [ %.1156, %B2330 ], [ %.565, %B1482.preheader ]
+  %.586 = sub nsw i64 %.571, %first.2.1
+  %.13.i = tail call i64 @llvm.smin.i64(i64 %.586, i64 %.10)
+  %sunkaddr82 = inttoptr i64 %arg.call to ptr
+  %sunkaddr83 = getelementptr i8, ptr %sunkaddr82, i64 16
+  %.31.i12 = load i64, ptr %sunkaddr83, align 8
+  %sunkaddr84 = inttoptr i64 %arg.call to ptr
+  %sunkaddr85 = getelementptr i8, ptr %sunkaddr84, i64 8
+  %.38.i14 = load i64, ptr %sunkaddr85, align 8
   %.40.i = mul i64 %.38.i14, %.31.i12
-  %sunkaddr94 = inttoptr i64 %arg.call to ptr
-  %sunkaddr95 = getelementptr i8, ptr %sunkaddr94, i64 56
-  %.47.i = load i64, ptr %sunkaddr95, align 8
+  %sunkaddr86 = inttoptr i64 %arg.call to ptr
+  %sunkaddr87 = getelementptr i8, ptr %sunkaddr86, i64 56
+  %.47.i = load i64, ptr %sunkaddr87, align 8
   %.130141.not.i = icmp slt i64 %.47.i, 1
-  br i1 %.130141.not.i, label %B1486.endif.endif.endif, label %B196.lr.ph.i
+  br i1 %.130141.not.i, label %B1482.endif.endif.endif, label %B196.lr.ph.i
 
-B196.lr.ph.i:                                     ; preds = %B1486.endif
+B196.lr.ph.i:                                     ; preds = %B1482.endif
   %.208.i = mul i64 %.31.i12, %first.2.1
   br label %B196.i
 
 B196.i:                                           ; preds = %B1001.i, %B196.lr.ph.i
   %lsr.iv33 = phi i64 [ %lsr.iv.next34, %B1001.i ], [ %.47.i, %B196.lr.ph.i ]
   %lsr.iv = phi i64 [ %lsr.iv.next, %B1001.i ], [ 0, %B196.lr.ph.i ]
-  %sunkaddr96 = inttoptr i64 %arg.call to ptr
-  %sunkaddr97 = getelementptr i8, ptr %sunkaddr96, i64 48
-  %.171.i = load i64, ptr %sunkaddr97, align 8
+  %sunkaddr88 = inttoptr i64 %arg.call to ptr
+  %sunkaddr89 = getelementptr i8, ptr %sunkaddr88, i64 48
+  %.171.i = load i64, ptr %sunkaddr89, align 8
   %10 = add i64 %lsr.iv, %.171.i
   %.174.i = inttoptr i64 %10 to ptr
   %.175.i = getelementptr i8, ptr %.174.i, i64 16
@@ -874,9 +848,9 @@ B196.i:                                           ; preds = %B1001.i, %B196.lr.p
   %.179.i = load i64, ptr %.178.i, align 8
   %.181.i = getelementptr i8, ptr %.174.i, i64 32
   %.182.i = load i64, ptr %.181.i, align 8
-  %sunkaddr98 = inttoptr i64 %arg.call to ptr
-  %sunkaddr99 = getelementptr i8, ptr %sunkaddr98, i64 32
-  %.195.i = load i64, ptr %sunkaddr99, align 8
+  %sunkaddr90 = inttoptr i64 %arg.call to ptr
+  %sunkaddr91 = getelementptr i8, ptr %sunkaddr90, i64 32
+  %.195.i = load i64, ptr %sunkaddr91, align 8
   %.198.i = load i64, ptr %.174.i, align 8
   %.199.i = inttoptr i64 %.195.i to ptr
   %.200.i = getelementptr i64, ptr %.199.i, i64 %.198.i
@@ -886,29 +860,29 @@ B196.i:                                           ; preds = %B1001.i, %B196.lr.p
   %.210.i = mul i64 %.208.i, %.176.i
   %.205.i = add i64 %.201.i, %.210.i
   %.211.i = add i64 %.205.i, %.204.i
-  %sunkaddr100 = inttoptr i64 %arg.call to ptr
-  %sunkaddr101 = getelementptr i8, ptr %sunkaddr100, i64 120
-  %.218.i = load i64, ptr %sunkaddr101, align 8
+  %sunkaddr92 = inttoptr i64 %arg.call to ptr
+  %sunkaddr93 = getelementptr i8, ptr %sunkaddr92, i64 120
+  %.218.i = load i64, ptr %sunkaddr93, align 8
   %.221.i = mul i64 %.40.i, %.182.i
   %.222.i = add i64 %.218.i, %.221.i
   %.249.i = icmp eq i64 %.179.i, 1
   br i1 %.249.i, label %B896.thread.i, label %B896.i
 
 B896.i:                                           ; preds = %B196.i
-  %sunkaddr102 = inttoptr i64 %arg.call to ptr
-  %sunkaddr103 = getelementptr i8, ptr %sunkaddr102, i64 144
-  %.269.i = load i64, ptr %sunkaddr103, align 8
-  %sunkaddr104 = inttoptr i64 %arg.call to ptr
-  %sunkaddr105 = getelementptr i8, ptr %sunkaddr104, i64 8
-  %.273.i = load i64, ptr %sunkaddr105, align 8
+  %sunkaddr94 = inttoptr i64 %arg.call to ptr
+  %sunkaddr95 = getelementptr i8, ptr %sunkaddr94, i64 144
+  %.269.i = load i64, ptr %sunkaddr95, align 8
+  %sunkaddr96 = inttoptr i64 %arg.call to ptr
+  %sunkaddr97 = getelementptr i8, ptr %sunkaddr96, i64 8
+  %.273.i = load i64, ptr %sunkaddr97, align 8
   %.279.i = inttoptr i64 %.269.i to ptr
   tail call void %.279.i(i64 %.222.i, i64 %.211.i, i64 %.176.i, i64 %.13.i, i64 %.273.i, i64 %.179.i)
   br label %B1001.i
 
 B896.thread.i:                                    ; preds = %B196.i
-  %sunkaddr106 = inttoptr i64 %arg.call to ptr
-  %sunkaddr107 = getelementptr i8, ptr %sunkaddr106, i64 136
-  %.254.i = load i64, ptr %sunkaddr107, align 8
+  %sunkaddr98 = inttoptr i64 %arg.call to ptr
+  %sunkaddr99 = getelementptr i8, ptr %sunkaddr98, i64 136
+  %.254.i = load i64, ptr %sunkaddr99, align 8
   %.259.i = inttoptr i64 %.254.i to ptr
   tail call void %.259.i(i64 %.222.i, i64 %.211.i, i64 %.176.i, i64 %.13.i, i64 0, i64 0)
   br label %B1001.i
@@ -917,37 +891,37 @@ B1001.i:                                          ; preds = %B896.thread.i, %B89
   %lsr.iv.next = add nuw i64 %lsr.iv, 40
   %lsr.iv.next34 = add i64 %lsr.iv33, -1
   %exitcond150.not.i = icmp eq i64 %lsr.iv.next34, 0
-  br i1 %exitcond150.not.i, label %B1486.endif.endif.endif, label %B196.i
+  br i1 %exitcond150.not.i, label %B1482.endif.endif.endif, label %B196.i
 
-B1486.endif.endif.endif:                          ; preds = %B1001.i, %B1486.endif
-  %sunkaddr108 = inttoptr i64 %arg.call to ptr
-  %sunkaddr109 = getelementptr i8, ptr %sunkaddr108, i64 256
-  %.653 = load i64, ptr %sunkaddr109, align 8
-  %.733373.not = icmp slt i64 %.653, 1
-  br i1 %.733373.not, label %B1762.endif, label %B1642.preheader
+B1482.endif.endif.endif:                          ; preds = %B1001.i, %B1482.endif
+  %sunkaddr100 = inttoptr i64 %arg.call to ptr
+  %sunkaddr101 = getelementptr i8, ptr %sunkaddr100, i64 256
+  %.650 = load i64, ptr %sunkaddr101, align 8
+  %.730350.not = icmp slt i64 %.650, 1
+  br i1 %.730350.not, label %B1758.endif, label %B1638.preheader
 
-B1642.preheader:                                  ; preds = %B1486.endif.endif.endif
-  br label %B1642
+B1638.preheader:                                  ; preds = %B1482.endif.endif.endif
+  br label %B1638
 
-B1762.endif:                                      ; preds = %B1486.endif.endif.endif, %B1640.backedge
-  %sunkaddr110 = inttoptr i64 %arg.call to ptr
-  %sunkaddr111 = getelementptr i8, ptr %sunkaddr110, i64 272
-  %.812 = load i64, ptr %sunkaddr111, align 8
-  %.892380.not = icmp slt i64 %.812, 1
-  br i1 %.892380.not, label %B2244.endif, label %B1842.preheader
+B1758.endif:                                      ; preds = %B1482.endif.endif.endif, %B1636.backedge
+  %sunkaddr102 = inttoptr i64 %arg.call to ptr
+  %sunkaddr103 = getelementptr i8, ptr %sunkaddr102, i64 272
+  %.809 = load i64, ptr %sunkaddr103, align 8
+  %.889357.not = icmp slt i64 %.809, 1
+  br i1 %.889357.not, label %B2210.endif, label %B1838.preheader
 
-B1842.preheader:                                  ; preds = %B1762.endif
-  br label %B1842
+B1838.preheader:                                  ; preds = %B1758.endif
+  br label %B1838
 
-B2244.endif:                                      ; preds = %B1762.endif, %B1842
-  %sunkaddr112 = inttoptr i64 %arg.call to ptr
-  %sunkaddr113 = getelementptr i8, ptr %sunkaddr112, i64 72
-  %.1003 = load i64, ptr %sunkaddr113, align 8
-  %.1083387.not = icmp slt i64 %.1003, 1
-  br i1 %.1083387.not, label %B2364, label %B2322.backedge.preheader
+B2210.endif:                                      ; preds = %B1758.endif, %B1838
+  %sunkaddr104 = inttoptr i64 %arg.call to ptr
+  %sunkaddr105 = getelementptr i8, ptr %sunkaddr104, i64 72
+  %.1002 = load i64, ptr %sunkaddr105, align 8
+  %.1082364.not = icmp slt i64 %.1002, 1
+  br i1 %.1082364.not, label %B2330, label %B2288.backedge.preheader
 
-B2322.backedge.preheader:                         ; preds = %B2244.endif
-  br label %B2322.backedge
+B2288.backedge.preheader:                         ; preds = %B2210.endif
+  br label %B2288.backedge
 }
 
 define internal noundef i32 @run_tape.run_line(ptr noalias writeonly captures(none) initializes((0, 8)) %retptr, ptr noalias readnone captures(none) %excinfo, i64 %arg.call, i64 %arg.v, i64 %arg.line, i64 %arg.tile) local_unnamed_addr {
@@ -974,7 +948,7 @@ common.ret:                                       ; preds = %B804, %B576, %B464,
 
 B234:                                             ; preds = %B0
   %0 = inttoptr i64 %arg.call to ptr
-  %.88 = getelementptr i8, ptr %0, i64 312
+  %.88 = getelementptr i8, ptr %0, i64 304
   %.89 = load i64, ptr %.88, align 8
   %.93 = shl nsw i64 %.25, 2
   %.97 = add nsw i64 %.77, %.93
@@ -991,7 +965,7 @@ B340:                                             ; preds = %B0
 
 B352:                                             ; preds = %B340
   %1 = inttoptr i64 %arg.call to ptr
-  %.128 = getelementptr i8, ptr %1, i64 320
+  %.128 = getelementptr i8, ptr %1, i64 312
   %.129 = load i64, ptr %.128, align 8
   %.134 = sub nsw i64 %.22, %.19
   %.142 = inttoptr i64 %.129 to ptr
@@ -1000,7 +974,7 @@ B352:                                             ; preds = %B340
 
 B464:                                             ; preds = %B340
   %2 = inttoptr i64 %arg.call to ptr
-  %.165 = getelementptr i8, ptr %2, i64 328
+  %.165 = getelementptr i8, ptr %2, i64 320
   %.166 = load i64, ptr %.165, align 8
   %.171 = sub nsw i64 %.22, %.19
   %.179 = inttoptr i64 %.166 to ptr
@@ -1011,7 +985,7 @@ B576:                                             ; preds = %B340
   %3 = inttoptr i64 %arg.call to ptr
   %.200 = sub nsw i64 %.22, %.19
   %.203 = icmp eq i64 %.200, 1
-  %"$phi696.0.2.0.in.v" = select i1 %.203, i64 336, i64 344
+  %"$phi696.0.2.0.in.v" = select i1 %.203, i64 328, i64 336
   %"$phi696.0.2.0.in" = getelementptr i8, ptr %3, i64 %"$phi696.0.2.0.in.v"
   %"$phi696.0.2.0" = load i64, ptr %"$phi696.0.2.0.in", align 8
   %.225 = getelementptr i8, ptr %3, i64 184
@@ -1024,7 +998,7 @@ B576:                                             ; preds = %B340
 
 B804:                                             ; preds = %B340
   %4 = inttoptr i64 %arg.call to ptr
-  %.257 = getelementptr i8, ptr %4, i64 352
+  %.257 = getelementptr i8, ptr %4, i64 344
   %.258 = load i64, ptr %.257, align 8
   %.261 = getelementptr i8, ptr %4, i64 184
   %.262 = load i64, ptr %.261, align 8
@@ -1046,14 +1020,14 @@ define noundef i32 @run_steps(ptr noalias writeonly captures(none) %retptr, ptr 
 B0.endif:
   %.8 = inttoptr i64 %arg.steps to ptr
   %.10 = load i64, ptr %.8, align 8
-  %.13 = getelementptr i8, ptr %.8, i64 152
+  %.13 = getelementptr i8, ptr %.8, i64 160
   %.14 = load i64, ptr %.13, align 8
   %.17 = getelementptr i8, ptr %.8, i64 80
   %.18 = load i64, ptr %.17, align 8
   %.29 = inttoptr i64 %.10 to ptr
   %.30 = getelementptr i8, ptr %.29, i64 112
   %.31 = load i64, ptr %.30, align 8
-  %.34 = getelementptr i8, ptr %.8, i64 112
+  %.34 = getelementptr i8, ptr %.8, i64 120
   %.35 = load i64, ptr %.34, align 8
   %.44 = getelementptr i8, ptr %.8, i64 56
   %.45 = load i64, ptr %.44, align 8
@@ -1110,7 +1084,7 @@ B346:                                             ; preds = %B2044, %B346.lr.ph
   %.228 = inttoptr i64 %.216 to ptr
   tail call void %.228(i64 %.18, i64 %.217, i64 %.31, i64 %.220, i64 %.14, i64 %.224)
   %sunkaddr18 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr19 = getelementptr i8, ptr %sunkaddr18, i64 144
+  %sunkaddr19 = getelementptr i8, ptr %sunkaddr18, i64 152
   %.233 = load i64, ptr %sunkaddr19, align 8
   %.237 = load i64, ptr %0, align 8
   %.239 = inttoptr i64 %.233 to ptr
@@ -1144,8 +1118,8 @@ B1176:                                            ; preds = %B346
   %sunkaddr30 = inttoptr i64 %arg.steps to ptr
   %sunkaddr31 = getelementptr i8, ptr %sunkaddr30, i64 104
   %.288 = load i64, ptr %sunkaddr31, align 8
-  %sunkaddr32 = inttoptr i64 %.10 to ptr
-  %sunkaddr33 = getelementptr i8, ptr %sunkaddr32, i64 128
+  %sunkaddr32 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr33 = getelementptr i8, ptr %sunkaddr32, i64 112
   %.292 = load i64, ptr %sunkaddr33, align 8
   %.294 = inttoptr i64 %.269 to ptr
   tail call void %.294(i64 %.280, i64 %.284, i64 %.288, i64 %.292, i64 %.35, i64 0)
@@ -1153,7 +1127,7 @@ B1176:                                            ; preds = %B346
   %sunkaddr35 = getelementptr i8, ptr %sunkaddr34, i64 32
   %.299 = load i64, ptr %sunkaddr35, align 8
   %sunkaddr36 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr37 = getelementptr i8, ptr %sunkaddr36, i64 120
+  %sunkaddr37 = getelementptr i8, ptr %sunkaddr36, i64 128
   %.303 = load i64, ptr %sunkaddr37, align 8
   %.306 = inttoptr i64 %.299 to ptr
   tail call void %.306(i64 %.303, i64 %.14, i64 %.35, i64 0, i64 0, i64 0)
@@ -1167,7 +1141,7 @@ B1782:                                            ; preds = %B1782.preheader, %B
   %lsr.iv1 = phi i64 [ %.335, %B1782.preheader ], [ %lsr.iv.next2, %B1782 ]
   %lsr.iv = phi i64 [ 0, %B1782.preheader ], [ %lsr.iv.next, %B1782 ]
   %sunkaddr40 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr41 = getelementptr i8, ptr %sunkaddr40, i64 128
+  %sunkaddr41 = getelementptr i8, ptr %sunkaddr40, i64 136
   %.456 = load i64, ptr %sunkaddr41, align 8
   %1 = add i64 %lsr.iv, %.456
   %sunkaddr42 = inttoptr i64 %arg.steps to ptr
@@ -1188,14 +1162,14 @@ B1782:                                            ; preds = %B1782.preheader, %B
 
 B2044:                                            ; preds = %B1702.endif, %B1782
   %sunkaddr44 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr45 = getelementptr i8, ptr %sunkaddr44, i64 160
+  %sunkaddr45 = getelementptr i8, ptr %sunkaddr44, i64 168
   store i64 %.141, ptr %sunkaddr45, align 8
   %exitcond183.not = icmp eq i64 %.141, %.45
   br i1 %exitcond183.not, label %common.ret, label %B346
 
 B1702.endif:                                      ; preds = %B1176
   %sunkaddr46 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr47 = getelementptr i8, ptr %sunkaddr46, i64 136
+  %sunkaddr47 = getelementptr i8, ptr %sunkaddr46, i64 144
   %.335 = load i64, ptr %sunkaddr47, align 8
   %.415154.not = icmp slt i64 %.335, 1
   br i1 %.415154.not, label %B2044, label %B1782.preheader

@@ -155,7 +155,7 @@ def run_tape(call: int) -> None:
 
     W holds one number for each row that all examples share, the constants among them already; the lines ONCE compute
     the others. ROWS holds a tile's rows. A reduction (rows, n, operands at) is a block of a weight gradient, or with
-    rows = 0 a sum of plain rows.
+    rows = 0 a sum of plain rows; they add to the chunk's sums themselves.
     """
     tile, size, w, v = word(call, place.TILE), word(call, place.SIZE), word(call, place.W), word(call, place.ROWS)
     bounds, sums, sum_count = word(call, place.BOUNDS), word(call, place.SUMS), word(call, place.SUM_COUNT)
@@ -168,7 +168,6 @@ def run_tape(call: int) -> None:
         spread = word(call, place.SPREADS) + place.LINE * j
         run(word(call, place.FILL), v + word(spread, 0) * tile * size, w + word(spread, 1) * size, tile, 0, 0, 0)
     for chunk in range(word(call, place.FIRST_CHUNK), word(call, place.LAST_CHUNK)):
-        waiting = 0
         first, stop = word(bounds, chunk), word(bounds, chunk + 1)
         while first < stop:
             count = min(tile, stop - first)
@@ -179,15 +178,11 @@ def run_tape(call: int) -> None:
                 line = word(call, place.REDUCTIONS) + place.LINE * t
                 rows = word(line, 0)
                 kernel = place.SUM_ROWS if rows == 0 else place.OUTER_ONE if rows == 1 else place.OUTER_BLOCK
-                run(word(call, kernel), v, operands + 4 * word(line, 2), word(call, place.PARTIAL), word(line, 1), tile,
+                run(word(call, kernel), v, operands + 4 * word(line, 2), sums + 8 * chunk * sum_count, word(line, 1), tile,
                     count)
             for c in range(word(call, place.OUT_COUNT)):
                 take_out(call, c, first, count)
             first += tile
-            waiting += count
-            if waiting >= word(call, place.FLUSH_AFTER) or first >= stop:
-                run(word(call, place.FLUSH), word(call, place.PARTIAL), sums + 8 * chunk * sum_count, sum_count, 0, 0, 0)
-                waiting = 0
 
 
 def run_steps(steps: int) -> None:
@@ -211,7 +206,7 @@ def run_steps(steps: int) -> None:
         if word(status, 1) != 0:
             return
         run(word(steps, place.UPDATE), word(steps, place.SCALARS) + s * word(steps, place.SCALAR_BYTES),
-            word(steps, place.INPUTS), word(steps, place.OUTPUTS), word(call, place.PARTIAL), parameters, 0)
+            word(steps, place.INPUTS), word(steps, place.OUTPUTS), word(steps, place.UPDATED), parameters, 0)
         run(word(steps, place.FINITE), word(steps, place.NEW), status, parameters, 0, 0, 0)
         if word(status, 1) != 0:
             return

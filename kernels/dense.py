@@ -3,7 +3,8 @@
 Examples are lanes. `v` holds rows of `tile` neighbouring examples; `w` holds numbers that all examples share, one each.
 Sizes are run-time arguments, so that the kernels compile once for every model. Within an example a product is rounded
 before it is added, as everywhere in jitgrad: the result is that of the scalar program, bit for bit. Sums over the batch
-have no scalar program to agree with, and are fused multiply-adds.
+have no scalar program to agree with: a tile's are fused multiply-adds lane by lane, then a tree over the lanes, and are
+added in float64 to those of the tiles before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I32, I64, DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 ROWS = 4                            # results a block computes at once
 VECTORS = 4                         # vectors of examples a block of results keeps in registers
 
@@ -45,7 +46,7 @@ class Block:
         self.lanes, self.size = lanes, dtype.itemsize
         self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.real, lanes)
-        pointers = dict.fromkeys(("v", "w", "partial", "row", "source", "target"), self.real) | {"operands": I32}
+        pointers = dict.fromkeys(("v", "w", "row", "source", "target"), self.real) | {"operands": I32, "sums": DOUBLE}
         kinds = [pointers[n].as_pointer() if n in pointers else I64 for n in names]
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         for argument, label in zip(self.function.args, names, strict=True):
@@ -83,6 +84,32 @@ class Block:
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined,
                                            ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def add_lanes(self, vectors: list[ir.Value], targets: list[ir.Value]) -> None:
+        """Add the sums of each vector's lanes to doubles side by side: the first vectors' from targets[0] on, and so on.
+
+        Lanes are added to their neighbours, the pairs to theirs, and so on, for as many vectors at once as have lanes.
+        """
+        b, columns = self.builder, len(vectors) // len(targets)
+        for first in range(0, len(vectors), self.lanes):
+            now = vectors[first:first + self.lanes]
+            count, width = len(now), self.lanes
+            while len(now) > 1:
+                now = [self._pairs(x, y, width) for x, y in zip(now[::2], now[1::2], strict=True)]
+            while width > count:
+                width //= 2
+                now = [self._pairs(now[0], now[0], width)]
+            total = now[0] if self.size == 8 else b.fpext(now[0], ir.VectorType(DOUBLE, count))
+            for k in range(0, count, columns):
+                part = b.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, columns), list(range(k, k + columns))))
+                place = b.bitcast(targets[(first + k) // columns], part.type.as_pointer())
+                b.store(b.fadd(b.load(place, align=8), part), place, align=8)
+
+    def _pairs(self, x: ir.Value, y: ir.Value, width: int) -> ir.Value:
+        """The first `width` sums of neighbours in x and then y."""
+        b, kind = self.builder, ir.VectorType(I32, width)
+        even, odd = (b.shuffle_vector(x, y, ir.Constant(kind, list(range(k, 2 * width, 2)))) for k in (0, 1))
+        return b.fadd(even, odd)
 
     def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         """X · y + z, rounded once where the processor can."""
@@ -169,49 +196,46 @@ def _sum_products(k: Block, v: ir.Value, operands: ir.Value, lo: ir.Value, n: ir
 
 
 def outer(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str, rows: int) -> None:
-    """`void outer(v, operands, partial, n, tile, count)`: a dense layer's weight gradient, summed over a tile.
+    """`void outer(v, operands, sums, n, tile, count)`: a dense layer's weight gradient, summed over a tile.
 
-    partial[places[b] + e] += Σ over examples below `count` of v[d[b]] · v[x[e]], lane by lane; `operands` is d (`rows`),
-    then places (`rows`), then x (n).
+    sums[places[b] + e] += Σ over examples below `count` of v[d[b]] · v[x[e]]; `operands` is d (`rows`), then places
+    (`rows`), then x (n).
     """
-    k = Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
-    v, operands, partial, n, tile, count = k.function.args
+    k = Block(module, dtype, lanes, name, ("v", "operands", "sums", "n", "tile", "count"))
+    v, operands, sums, n, tile, count = k.function.args
     b = k.builder
     d = [b.mul(k.operand(operands, k.number(row)), tile) for row in range(rows)]
     places = [k.operand(operands, k.number(rows + row)) for row in range(rows)]
     blocked = b.sub(n, b.srem(n, k.number(ROWS)))
     for start, stop, columns in ((k.number(0), blocked, ROWS), (blocked, n, 1)):
-        sums = [[k.variable(k.vector) for _ in range(columns)] for _ in range(rows)]
+        totals = [[k.variable(k.vector) for _ in range(columns)] for _ in range(rows)]
         with k.loop(start, stop, columns) as e:
             x = [b.mul(k.operand(operands, b.add(e, k.number(2 * rows + q))), tile) for q in range(columns)]
 
-            def added(at: ir.Value, x: list[ir.Value] = x, sums: _Sums = sums) -> _Sums:
+            def added(at: ir.Value, x: list[ir.Value] = x, totals: _Sums = totals) -> _Sums:
                 xs = [k.load(v, b.add(one, at)) for one in x]
                 ds = [k.load(v, b.add(one, at)) for one in d]
                 return [[k.multiply_add(one, other, b.load(total)) for other, total in zip(xs, row, strict=True)]
-                        for one, row in zip(ds, sums, strict=True)]
-            _over_examples(k, count, sums, added)
-            for row in range(rows):
-                for q in range(columns):
-                    place = b.mul(b.add(b.add(places[row], e), k.number(q)), k.number(lanes))
-                    k.store(b.fadd(k.load(partial, place), b.load(sums[row][q])), partial, place)
+                        for one, row in zip(ds, totals, strict=True)]
+            _over_examples(k, count, totals, added)
+            k.add_lanes([b.load(one) for row in totals for one in row],
+                        [b.gep(sums, [b.add(place, e)]) for place in places])
     b.ret_void()
 
 
 def sum_rows(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> None:
-    """`void sum_rows(v, operands, partial, n, tile, count)`: partial[place] += Σ over examples below `count` of v[row].
+    """`void sum_rows(v, operands, sums, n, tile, count)`: sums[place] += Σ over examples below `count` of v[row].
 
     `operands` is n rows, then n places.
     """
-    k = Block(module, dtype, lanes, name, ("v", "operands", "partial", "n", "tile", "count"))
-    v, operands, partial, n, tile, count = k.function.args
+    k = Block(module, dtype, lanes, name, ("v", "operands", "sums", "n", "tile", "count"))
+    v, operands, sums, n, tile, count = k.function.args
     b = k.builder
     total = [[k.variable(k.vector)]]
     with k.loop(k.number(0), n, 1) as e:
         row = b.mul(k.operand(operands, e), tile)
         _over_examples(k, count, total, lambda at: [[b.fadd(b.load(total[0][0]), k.load(v, b.add(row, at)))]])
-        place = b.mul(k.operand(operands, b.add(n, e)), k.number(lanes))
-        k.store(b.fadd(k.load(partial, place), b.load(total[0][0])), partial, place)
+        k.add_lanes([b.load(total[0][0])], [b.gep(sums, [k.operand(operands, b.add(n, e))])])
     b.ret_void()
 
 
@@ -222,13 +246,13 @@ def flush(module: ir.Module, dtype: np.dtype[Any], lanes: int, name: str) -> Non
     """
     k = Block(module, dtype, lanes, name, ("v", "w", "n", "unused1", "unused2", "unused3"))
     v, w, n, *_ = k.function.args
-    b, double = k.builder, ir.DoubleType()
-    sums = b.bitcast(w, double.as_pointer())
+    b = k.builder
+    sums = b.bitcast(w, DOUBLE.as_pointer())
     with k.loop(k.number(0), n, 1) as r:
         at = b.mul(r, k.number(lanes))
         wide = k.load(v, at)
         if dtype.itemsize == 4:
-            wide = b.fpext(wide, ir.VectorType(double, lanes))
+            wide = b.fpext(wide, ir.VectorType(DOUBLE, lanes))
         width = lanes
         while width > 1:
             width //= 2

@@ -10,12 +10,13 @@ from __future__ import annotations
 BODY, SOURCES, TARGETS, BODY_PLACES = range(23, 27)
 # A tape's tables, as jitgrad/compiler/products.py makes them, and the interpreter's code.
 (W, SHARED_SLOTS, SHARED_AT, SHARED_COUNT, SPREADS, SPREAD_COUNT, ONCE, ONCE_COUNT, LINES, LINE_COUNT, REDUCTIONS,
- REDUCTION_COUNT, OPERANDS, FLUSH_AFTER, FILL, PICK, STEP, SUM_LISTS, TAKES, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE,
- OUTER_BLOCK, SUM_ROWS, TAPE_PLACES) = range(23, 49)
+ REDUCTION_COUNT, OPERANDS, FILL, PICK, STEP, SUM_LISTS, TAKES, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE,
+ OUTER_BLOCK, SUM_ROWS, TAPE_PLACES) = range(23, 48)
 
 # Many training steps in one call: RUN is the shell of the loss and its gradient, CALL its table; STEP_LINES say
-# (first chunk, last chunk, tile, divisor of the sums) of each step, COPIES (target, source, numbers).
+# (first chunk, last chunk, tile, divisor of the sums) of each step, COPIES (target, source, numbers). UPDATED is where the
+# update's own sums go, which nobody reads.
 (CALL, RUN, SETTLE, UPDATE, FINITE, COPY, STEP_LINES, STEP_COUNT, SCALARS, SCALAR_BYTES, STEP_SUMS, GRADIENT, INPUTS,
- OUTPUTS, PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, STEPS_PLACES) = range(22)
+ OUTPUTS, UPDATED, PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, STEPS_PLACES) = range(23)
 
 LINE = 5 * 8                        # bytes of a line: five integers

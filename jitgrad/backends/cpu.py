@@ -71,9 +71,9 @@ def aligned(size: int, dtype: np.dtype[Any]) -> Array:
 
 
 @lru_cache(1024)
-def _bounds(n: int, tile: int) -> tuple[Words, int, int]:
+def _bounds(n: int, plan: schedule.CpuSchedule) -> tuple[Words, int, int]:
     """Where the chunks of a batch begin, the address of these numbers, and how many chunks there are."""
-    bounds = schedule.chunks(n, tile)
+    bounds = schedule.bounds(n, plan)
     return bounds, address(bounds), len(bounds) - 1
 
 
@@ -99,8 +99,8 @@ class Workspace:
     def __init__(self, kernel: CpuKernel):
         tables, plan = kernel.tables, kernel.plan
         rows = (kernel.moved + kernel.written if tables is None else tables.v_size) * plan.tile
-        w = 0 if tables is None else tables.w_size + plan.lanes
-        self.memory = aligned(rows + kernel.sums * plan.lanes + w + plan.lanes, kernel.program.dtype)
+        beyond = kernel.sums * plan.lanes if tables is None else tables.w_size + plan.lanes  # partial sums, or w
+        self.memory = aligned(rows + beyond + plan.lanes, kernel.program.dtype)
         self.memory[:] = 0                                  # what is left of earlier memory may be slow to compute with
         self.table = np.concatenate((kernel.template, np.zeros(kernel.moved + kernel.written, np.int64)))
         self.sums = np.zeros(kernel.sums)
@@ -108,16 +108,16 @@ class Workspace:
         at, size = address(self.memory), kernel.program.dtype.itemsize
         self.address = address(self.table)
         table = self.table
-        table[place.ROWS], table[place.PARTIAL] = at, at + rows * size
+        table[place.ROWS] = at
         table[place.ARRAYS] = self.address + 8 * kernel.arrays_at
         table[place.RESULTS] = self.address + 8 * kernel.results_at
         if tables is None:
+            table[place.PARTIAL] = at + rows * size
             table[place.SOURCES] = self.address + 8 * len(kernel.template)
             table[place.TARGETS] = table[place.SOURCES] + 8 * kernel.moved
         else:
-            first = rows + kernel.sums * plan.lanes
-            self.memory[first:first + len(tables.constants)] = tables.constants
-            table[place.W] = at + first * size
+            self.memory[rows:rows + len(tables.constants)] = tables.constants
+            table[place.W] = at + rows * size
 
 
 class _CallTable(NamedTuple):
@@ -137,7 +137,8 @@ class CpuKernel:
         self.program = program
         tape, _ = program.rolled
         self.tables: Tables | None = None if schedule.is_fused(tape) else self._tabulate()
-        self.plan = schedule.for_cpu(program.dtype, None if self.tables is None else self.tables.v_size)
+        self.sums = len(program.reduced_rows)
+        self.plan = schedule.for_cpu(program.dtype, None if self.tables is None else self.tables.v_size, self.sums)
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
         places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
         rows = range(len(places)) if self.tables is None else self.tables.in_rows
@@ -145,7 +146,7 @@ class CpuKernel:
                    for (leaf, element), row in zip(places, rows, strict=True)]
         widths = [len(rows) for rows in program.example_outputs]
         self._widths, itemsize = widths, program.dtype.itemsize
-        self.moved, self.written, self.sums = len(columns), sum(widths), len(program.reduced_rows)
+        self.moved, self.written = len(columns), sum(widths)
         out_rows = range(self.moved, self.moved + self.written) if self.tables is None else self.tables.out_rows
         elements = [(k, element * itemsize, width) for k, width in enumerate(widths) for element in range(width)]
         self.column_arrays = [array for array, *_ in columns]           # which batched leaf each column is of
@@ -202,7 +203,6 @@ class CpuKernel:
         self._kept = (operands, shared, parts)              # as long as their addresses are in use
         table[place.OPERANDS], table[place.SHARED_SLOTS] = address(operands), address(shared)
         table[place.SHARED_AT], table[place.SHARED_COUNT] = len(tables.constants), len(shared)
-        table[place.FLUSH_AFTER] = schedule.FLUSH_TERMS // tables.terms
         for at, part in parts.items():
             table[at], table[at + 1] = address(part), len(part)         # every table is followed by its length
 
@@ -222,7 +222,7 @@ class CpuKernel:
         return found
 
     def __call__(self, shared: Array, batched: list[Array], n: int, out: Sequence[Array | None] = ()) -> Results:
-        _bounds_alive, bounds, count = _bounds(n, self.plan.tile)
+        _bounds_alive, bounds, count = _bounds(n, self.plan)
         results = self._results(n, out) if self._widths else []
         call = _CallTable(
             [address(a) for a in (*batched, *results)], address(shared), bounds,

@@ -47,7 +47,7 @@ def plan(kernel: CpuKernel, batches: Sequence[tuple[int, int]], mean: bool) -> P
     unit, most = dense.tile_unit(kernel.plan.lanes), 1
     for start, size in batches:
         if (start, size) not in ranges:
-            chunks = schedule.chunks(size, kernel.plan.tile) + start
+            chunks = schedule.bounds(size, kernel.plan) + start
             ranges[start, size] = (len(bounds), len(bounds) + len(chunks) - 1)
             bounds += chunks.tolist()
         first, last = ranges[start, size]
@@ -88,6 +88,8 @@ class Model:
         arguments = [rows[0], gradient, *rows[1:kept]]
         self._inputs = np.array([address(arguments[k]) for k in update.column_arrays], np.int64)
         self._outputs = np.array([address(row) for row in new], np.int64)
+        sums = aligned(update.sums * update.plan.lanes, update.program.dtype)
+        sums[:] = 0
         copies = lines([(address(row), address(other), count) for row, other in zip(rows[:kept], new, strict=False)])
         code = _training(kernel.program.dtype, kernel.plan.lanes)
         table = np.zeros(place.STEPS_PLACES, np.int64)
@@ -97,10 +99,11 @@ class Model:
             table[at] = code.address(f"jitgrad_{name}")
         table[place.GRADIENT], table[place.NEW], table[place.PARAMETERS] = address(gradient), self._outputs[0], count
         table[place.INPUTS], table[place.OUTPUTS] = address(self._inputs), address(self._outputs)
+        table[place.UPDATED] = address(sums)
         table[place.COPIES], table[place.COPY_COUNT] = address(copies), kept
         table[place.STATUS] = address(self._status)
         own.table[place.SHARED] = address(rows[0])
-        self._table, self._kept = table, (copies, rows)
+        self._table, self._kept = table, (copies, rows, sums)
 
     def run(self, batched: Sequence[Array], steps: Plan, scalars: Array) -> tuple[int, int, Array]:
         """Make these steps over rows of `batched`, (n, width) each; a row of `scalars` is what an update shares.

@@ -38,7 +38,6 @@ class Tables:
     once: list[tuple[int, ...]] = field(default_factory=list)               # lines over w rows
     lines: list[tuple[int, ...]] = field(default_factory=list)              # lines over v rows, for each tile
     reductions: list[tuple[int, ...]] = field(default_factory=list)         # (rows, n, operands at): outer, or 0: plain
-    terms: int = 1                                                          # the most that a sum gets from an example
     parts: list[Rows] = field(default_factory=list)                         # all operands, end to end
     length: int = 0
 
@@ -273,7 +272,6 @@ class Tabulation:
 
     def _reductions(self, rows: Rows, places: Rows) -> None:
         """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
-        self.tables.terms = int(np.bincount(places).max(initial=1))
         blocks, plain = outer_products(rows, places, self.absorbed[rows], self.factors)
         t = self.tables
         for block in blocks:

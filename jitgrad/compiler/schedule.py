@@ -22,25 +22,27 @@ FUSED_LIMIT = 2_000
 # Up to this many operations a body is inlined into its loop over a tile.
 INLINED_LIMIT = 100
 
-# A batch is cut into at most this many chunks, each with sums of its own: the cut depends on the batch size alone,
-# never on the number of threads, and so does the order of every sum.
-MAX_CHUNKS = 64
+# A batch is cut into at most this many chunks, each with sums of its own: the cut depends on the program and the batch
+# size alone, never on the number of threads, and so does the order of every sum. Of a large model, whose sums are long,
+# there are fewer: they are to stay in the caches.
+MAX_CHUNKS, MIN_CHUNKS = 64, 16
+CHUNK_SUMS_BYTES = 8 << 20
 
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
 FUSED_TILE = 1024
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
-TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
+TAPE_BYTES = 1 << 20               # rows of a tape's tile, kept within a core's second-level cache
 TAPE_UNITS = 8
-FLUSH_TERMS = 1024                 # lane-wise partial sums go to float64 after so many terms: 64 a lane in float32
 
 
 @dataclass(frozen=True)
 class CpuSchedule:
-    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once."""
+    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once; chunks: at most."""
 
     fused: bool
     lanes: int
     tile: int
+    chunks: int
 
 
 def is_fused(tape: Tape) -> bool:
@@ -53,14 +55,18 @@ def is_inlined(tape: Tape) -> bool:
     return tape.operations() <= INLINED_LIMIT
 
 
-def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
-    """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile."""
+def for_cpu(dtype: np.dtype[Any], stored: int | None, sums: int) -> CpuSchedule:
+    """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile.
+
+    sums: how many there are over the batch.
+    """
+    chunks = min(MAX_CHUNKS, max(MIN_CHUNKS, CHUNK_SUMS_BYTES // (8 * max(sums, 1))))
     lanes = VECTOR_BYTES // dtype.itemsize
     if stored is None:
-        return CpuSchedule(True, lanes, FUSED_TILE)
+        return CpuSchedule(True, lanes, FUSED_TILE, chunks)
     unit = dense.tile_unit(lanes)
     fitting = TAPE_BYTES // (max(stored, 1) * dtype.itemsize * unit)
-    return CpuSchedule(False, lanes, unit * min(TAPE_UNITS, max(1, fitting)))
+    return CpuSchedule(False, lanes, unit * min(TAPE_UNITS, max(1, fitting)), chunks)
 
 
 # CUDA. The grid depends on the batch size alone, never on the GPU at hand, and so does the order of every sum. An H100
@@ -177,8 +183,8 @@ def _numbers_read(tape: Tape) -> int:
 
 
 @lru_cache(1024)
-def chunks(n: int, tile: int) -> npt.NDArray[np.int64]:
+def bounds(n: int, plan: CpuSchedule) -> npt.NDArray[np.int64]:
     """Where the chunks of a batch of n begin, and n: whole tiles each, but for the last."""
-    tiles = -(-n // tile)
-    step = tile * -(-tiles // MAX_CHUNKS)
+    tiles = -(-n // plan.tile)
+    step = plan.tile * -(-tiles // plan.chunks)
     return np.append(np.arange(0, n, step), n)
