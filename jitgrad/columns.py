@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,37 @@ import numpy.typing as npt
 from jitgrad.errors import DataError, explain
 
 Array = npt.NDArray[Any]
-Cell = tuple[int, str]                                      # (line of the file, text)
+Cell = tuple[int, str]                                      # (line or row of the file, text)
 
 NUMBER, DATE, CATEGORY, LEFT_OUT = "number", "date", "category", "left out"
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _MOST_CATEGORIES = 100
 _COUNTS = "counts the rows; if that means nothing, --ignore leaves it out"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Source(NamedTuple):
+    """Where a table's cells come from, as errors name it.
+
+    unit: what a cell's place counts: the "line" of a text file, from 1, or the "row" of another, from 0
+    """
+
+    file: str
+    unit: str = "line"
+
+    @property
+    def header(self) -> str:
+        """Where the columns' names are."""
+        return f"{self.file}:1" if self.unit == "line" else self.file
+
+    def where(self, place: int, column: str) -> str:
+        """A cell."""
+        return f"{self.file}:{place}: column {column!r}" if self.unit == "line" else (
+            f"{self.file}: column {column!r}, row {place}")
+
+    def at(self, place: int) -> str:
+        """A cell's place at the beginning of a sentence."""
+        return f"{self.unit.capitalize()} {place}"
 
 
 def is_missing(text: str) -> bool:
@@ -37,23 +61,23 @@ def is_number(text: str) -> bool:
     return "_" not in text  # Python reads 1_000 as a number; in a data file it is a typing error or a name
 
 
-def number(text: str, file: str, line: int, column: str) -> float:
+def number(text: str, source: Source, place: int, column: str) -> float:
     """The finite number in a cell, or a DataError that names line and column."""
-    where = f"{file}:{line}: column {column!r}"
+    where, at = source.where(place, column), source.at(place)
     if is_missing(text):
         raise DataError(
-            explain(f"Line {line} has no value in column {column!r}.", where,
+            explain(f"{at} has no value in column {column!r}.", where,
                     "Fill the missing cell, or remove the row.")
         )
     if not is_number(text):
         raise DataError(
-            explain(f"Line {line} has {text.strip()!r} in column {column!r}, where numbers are wanted.", where,
+            explain(f"{at} has {text.strip()!r} in column {column!r}, where numbers are wanted.", where,
                     "Correct the cell; that of a feature may be empty. A column that names categories goes into "
                     "`categories` (--categories), one that means nothing into `ignore` (--ignore).")
         )
     found = float(text)
     if not math.isfinite(found):
-        raise DataError(explain(f"Line {line} has {text.strip()} in column {column!r}.", where, "Use finite numbers."))
+        raise DataError(explain(f"{at} has {text.strip()} in column {column!r}.", where, "Use finite numbers."))
     return found
 
 
@@ -104,7 +128,7 @@ class Column:
         """Of each feature, whether it is a measurement, to be standardised, rather than 0 or 1."""
         return [self.kind in (NUMBER, DATE) and k == 0 for k in range(len(self.features))]
 
-    def inputs(self, cells: Sequence[Cell], file: str) -> tuple[Array, list[Cell]]:
+    def inputs(self, cells: Sequence[Cell], source: Source) -> tuple[Array, list[Cell]]:
         """(numbers (n, features) float64, cells whose category is none of the levels and which get 0 for all of them).
 
         raises: DataError naming line and column for text in a column of numbers or dates
@@ -123,21 +147,21 @@ class Column:
                 if self.gaps:
                     found[row, -1] = 1.0
             elif self.kind != CATEGORY:
-                found[row, 0] = self._measured(text, file, line)
+                found[row, 0] = self._measured(text, source, line)
             elif (level := text.strip()) in place:
                 found[row, place[level]] = 1.0
             else:
                 unknown.append((line, level))
         return found, unknown
 
-    def _measured(self, text: str, file: str, line: int) -> float:
+    def _measured(self, text: str, source: Source, place: int) -> float:
         if self.kind == NUMBER:
-            return number(text, file, line, self.name)
+            return number(text, source, place, self.name)
         found = days(text)
         if found is None:
             raise DataError(explain(
-                f"Line {line} has {text.strip()!r} in column {self.name!r}, where dates are wanted.",
-                f"{file}:{line}: column {self.name!r}", "Write dates as 2024-12-31, or empty the cell."))
+                f"{source.at(place)} has {text.strip()!r} in column {self.name!r}, where dates are wanted.",
+                source.where(place, self.name), "Write dates as 2024-12-31, or empty the cell."))
         return found
 
     def __str__(self) -> str:
@@ -156,7 +180,7 @@ class Column:
         return Column(**{**record, "levels": tuple(record["levels"])})
 
 
-def understand(name: str, cells: Sequence[Cell], training: Array, file: str, category: bool = False) -> Column:
+def understand(name: str, cells: Sequence[Cell], training: Array, source: Source, category: bool = False) -> Column:
     """What a column holds.
 
     cells: all rows; what kind it is follows from them, and everything that is learned from the training rows alone
@@ -179,7 +203,7 @@ def understand(name: str, cells: Sequence[Cell], training: Array, file: str, cat
         numeric = sum(map(is_number, texts))
         if 2 * numeric >= len(texts):
             for line, text in present:                      # all of them: a slip is better told now than half way through
-                number(text, file, line, name)
+                number(text, source, line, name)
             return _measurement(name, NUMBER, [float(text) for _, text in known], gaps, len(trained))
         if all(days(text) is not None for text in texts):
             return _measurement(name, DATE, [days(text) for _, text in known], gaps, len(trained))

@@ -1,4 +1,4 @@
-"""Data sets to train on: two moons, handwritten digits, and CSV files; files larger than memory.
+"""Data sets to train on: two moons, handwritten digits, and tables (CSV, Parquet, Arrow); files larger than memory.
 
 Every loader returns a `Dataset`, split into training and held-out examples; nothing is downloaded. What `open_arrays` and
 `open_table` return is read while `fit` runs.
@@ -6,26 +6,24 @@ Every loader returns a `Dataset`, split into training and held-out examples; not
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.columns import LEFT_OUT, Cell, Column, is_missing, is_number, number, understand
+from jitgrad.columns import LEFT_OUT, Cell, Column, Source, is_missing, is_number, number, understand
 from jitgrad.errors import ArgumentError, DataError, explain, require
 from jitgrad.streams import open_arrays as open_arrays
 from jitgrad.streams import open_table as open_table
+from jitgrad.tables import Table, read_table
 
 Array = npt.NDArray[Any]
 
 _MOST_INTEGER_CLASSES = 20
-_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def load_digits(held_out: float = 0.2, seed: int = 0) -> Dataset:
     )
 
 
-def load_csv(
+def load_table(
     path: str | os.PathLike[str],
     target: str,
     *,
@@ -135,15 +133,18 @@ def load_csv(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """A CSV file with a header row: feature columns of numbers, dates or categories, and one target column.
+    """A table in a file: feature columns of numbers, dates or categories, and one target column.
 
+    path: a CSV file with a header row, which may be compressed (.csv.gz); or, with pyarrow, a Parquet or Arrow file
+        (.parquet, .arrow, .feather), whose cells are taken as in the CSV file that pandas would write of it
     target: the name of the column to predict
     task: "classification", "regression" or "auto". auto: a target with text in it, or of at most 20 distinct integers
         that stand in two rows each on average, names classes; any other numeric target is a number to predict
     features: the input columns in the order wanted; None takes every column but the target
     ignore: columns that are not to be used
-    categories: columns whose numbers are names (postcodes, codes), and not measurements
-    delimiter: what separates cells; None: the one of , ; tab | that finds the most columns in the header
+    categories: columns whose numbers are names (postcodes, codes), and not measurements; those that a Parquet or Arrow file
+        itself calls categories need not be listed
+    delimiter: what separates the cells of a CSV file; None: the one of , ; tab | that finds the most columns in the header
     decimal: "." or ","; None: a comma if the delimiter is another character, a cell reads as a number so, and none does
         with a point
     standardise: subtract the training examples' mean and divide by their standard deviation, per number or date, and for
@@ -159,7 +160,8 @@ def load_csv(
         a column that training rows lack in places has one more feature, 1 where it is missing
 
     raises: DataError naming line and column: no file, no header, a missing target, text in a column that mostly holds
-        numbers, a ragged row, an unknown column, a single class; ArgumentError for a bad option
+        numbers, a ragged row, an unknown column, a single class; ArgumentError for a bad option;
+        MissingPackageError for a Parquet or Arrow file without pyarrow
     """
     if task not in ("auto", "classification", "regression"):
         raise ArgumentError(
@@ -167,7 +169,7 @@ def load_csv(
         )
     name = os.fspath(path)
     table = read_table(name, delimiter, decimal)
-    header = table.header
+    source, header = table.source, table.header
     for option, listed in [("target", [target]), ("ignore", ignore), ("categories", categories)]:
         _known(table, listed, option)
     wanted = [column for column in header if column != target and column not in ignore]
@@ -179,14 +181,18 @@ def load_csv(
             explain("The features must be distinct columns other than the target.", f"{name}: {', '.join(wanted)}",
                     f"The target is {target!r}; the columns are: {', '.join(header)}.")
         )
-    targets, classes = _targets([(line, text.strip()) for line, text in table.column(target)], name, target, task)
+    if task == "auto" and target in table.categories:
+        task = "classification"
+    targets, classes = _targets([(place, text.strip()) for place, text in table.column(target)], source, target, task)
     train, test = split(targets, held_out, seed, stratify=bool(classes))
-    columns = tuple(understand(column, table.column(column), train, name, column in categories) for column in wanted)
+    named = {*categories, *table.categories}
+    columns = tuple(understand(column, table.column(column), train, source, column in named) for column in wanted)
     unusable = [column for column in columns if column.kind == LEFT_OUT]
     if unusable and (features is not None or len(unusable) == len(columns)):
-        raise DataError(explain(f"The column {unusable[0].name!r} cannot be a feature: {unusable[0].note}.", f"{name}:1",
-                                "Leave it out, or list it in `categories` (--categories) if its texts do name categories."))
-    inputs = np.concatenate([column.inputs(table.column(column.name), name)[0] for column in columns], axis=1)
+        raise DataError(explain(f"The column {unusable[0].name!r} cannot be a feature: {unusable[0].note}.",
+                                source.header, "Leave it out, or list it in `categories` (--categories) if its texts do "
+                                "name categories."))
+    inputs = np.concatenate([column.inputs(table.column(column.name), source)[0] for column in columns], axis=1)
     mean, std = np.zeros(inputs.shape[1]), np.ones(inputs.shape[1])
     target_mean, target_std = 0.0, 1.0
     if standardise:
@@ -213,105 +219,21 @@ def load_csv(
     )
 
 
-class Table(NamedTuple):
-    """A CSV file's cells as text.
-
-    rows: (line of the file, cells); numbers are written with a point
-    """
-
-    file: str
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-
-    def column(self, name: str) -> list[Cell]:
-        """(line, text) of each row."""
-        at = self.header.index(name)
-        return [(line, cells[at]) for line, cells in self.rows]
-
-
-def read_table(path: str | os.PathLike[str], delimiter: str | None = None, decimal: str | None = None,
-               least: int = 2) -> Table:
-    """Read a CSV file with a header line; blank lines are skipped, and a column without a name is called `column 1`.
-
-    delimiter, decimal: as in `load_csv`
-    least: rows that there must be
-    raises: DataError naming the line; ArgumentError
-    """
-    name = os.fspath(path)
-    if decimal not in (None, ".", ","):
-        raise ArgumentError(explain("Numbers have a decimal point or comma.", f"decimal={decimal!r}", "Pass '.' or ','."))
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        with open(name, newline="", encoding="utf-8-sig") as file:
-            if delimiter is None:
-                header = file.readline()
-                delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
-                file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, cells) for cells in reader if cells]
-    except OSError as error:
-        raise DataError(explain(f"Cannot read the file: {error.strerror}.", name, "Check the path.")) from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            explain(f"The file is not UTF-8 text: {error.reason} at byte {error.start}.", name,
-                    "Save it as UTF-8: \"CSV UTF-8\" in a spreadsheet, or iconv -f latin1 -t utf-8 OLD > NEW.")
-        ) from None
-    except csv.Error as error:
-        raise DataError(
-            explain(f"The file is not well-formed CSV: {error}.", f"{name}:{reader.line_num}", "Check its quotes.")
-        ) from None
-    except TypeError as error:
-        raise ArgumentError(explain(f"{error}.", f"delimiter={delimiter!r}", "Pass one character.")) from None
-    if not rows:
-        raise DataError(explain("The file is empty.", name, "It needs a header line and at least two rows."))
-    header_line, *rows = rows
-    # pandas leaves its index without a name, and a delimiter at the end of each line makes an empty column.
-    columns = [cell.strip() or f"column {place}" for place, cell in enumerate(header_line[1], 1)]
-    if all(is_number(cell) for cell in columns):
-        raise DataError(
-            explain("The first line holds numbers where the column names should be.", f"{name}:1",
-                    "Add a header line that names the columns.")
-        )
-    for place, cell in enumerate(columns, 1):
-        if columns.index(cell) != place - 1:
-            raise DataError(explain(f"Column {place} is a second {cell!r}.", f"{name}:1", "Give every column its own name."))
-    for line, cells in rows:
-        if len(cells) != len(columns):
-            raise DataError(
-                explain(f"Line {line} has {len(cells)} cells where the header has {len(columns)}.", f"{name}:{line}",
-                        f"Quote cells that contain the delimiter (read with {delimiter!r}), and fill or remove short "
-                        "rows.")
-            )
-    if len(rows) < least:
-        few = "fewer than two rows" if least == 2 else "no row"
-        raise DataError(explain(f"The file has {few} of data.", name, "Add rows below the header line."))
-    if decimal is None and delimiter != ",":
-        texts = [cell for _, cells in rows for cell in cells]
-        decimal = "," if any(map(_COMMA.fullmatch, texts)) and not any(map(_POINT.fullmatch, texts)) else "."
-    if decimal == ",":
-        rows = [(line, [cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell for cell in cells])
-                for line, cells in rows]
-    return Table(name, columns, rows)
-
-
-_COMMA, _POINT = (re.compile(rf"\s*[+-]?\d*{mark}\d+(e[+-]?\d+)?\s*", re.IGNORECASE) for mark in (",", r"\."))
-
-
 def _known(table: Table, wanted: Sequence[str], option: str) -> None:
     for column in wanted:
         if column not in table.header:
             hint = " Is the delimiter right?" if len(table.header) == 1 else ""
             raise DataError(
-                explain(f"There is no column {column!r} to use as {option}.", f"{table.file}:1",
+                explain(f"There is no column {column!r} to use as {option}.", table.source.header,
                         f"The columns are: {', '.join(table.header)}.{hint}")
             )
 
 
-def _targets(cells: list[tuple[int, str]], name: str, column: str, task: str) -> tuple[Array, tuple[str, ...]]:
+def _targets(cells: list[Cell], source: Source, column: str, task: str) -> tuple[Array, tuple[str, ...]]:
     """The targets and the classes' names; no names for regression."""
-    for line, text in cells:
+    for place, text in cells:
         if is_missing(text):
-            number(text, name, line, column)
+            number(text, source, place, column)
     numeric = [is_number(text) for _, text in cells]
     if task == "auto":
         integers = all(numeric) and all(float(text).is_integer() for _, text in cells)
@@ -323,7 +245,7 @@ def _targets(cells: list[tuple[int, str]], name: str, column: str, task: str) ->
         )
         task = "regression" if measured or (integers and not few) else "classification"
     if task == "regression":
-        return np.array([number(text, name, line, column) for line, text in cells]), ()
+        return np.array([number(text, source, place, column) for place, text in cells]), ()
     texts = [text for _, text in cells]
     if all(numeric) and all(float(text).is_integer() for text in texts):
         values, indices = np.unique([int(float(text)) for text in texts], return_inverse=True)
@@ -333,7 +255,7 @@ def _targets(cells: list[tuple[int, str]], name: str, column: str, task: str) ->
         classes = tuple(str(text) for text in names.tolist())
     if len(classes) < 2:
         raise DataError(
-            explain(f"Every row has the same class {classes[0]!r}.", f"{name}: column {column!r}",
+            explain(f"Every row has the same class {classes[0]!r}.", f"{source.file}: column {column!r}",
                     "Classification needs at least two classes.")
         )
     return indices.astype(np.int64), classes

@@ -139,7 +139,8 @@ class Compiled:
         """The steps of the one line there is."""
         from jitgrad.backends.training import plan
         batched = rows if work.order is None else [array.take(work.order[0], axis=0) for array in rows]
-        made, why, found = models.run(batched, plan(self.kernel, work.steps, self.mean), work.scalars[0])
+        steps = plan(self.kernel, work.steps, self.mean)
+        made, why, found = models.run(batched, steps, work.scalars[0], float(work.norms[0]))
         losses = np.full((1, len(work.steps)), np.nan)
         losses[0, :len(found)] = found
         return Outcome(np.array([made]), np.array([why]), losses)
@@ -232,7 +233,7 @@ class Loops:
         if rule is None or debug.nans_are_errors() or batches.batched_params:
             return None
         kind, origin = rule if rule.kind is None else rule.kind, batches.origin
-        asked = kind, size, models, trainer.layout
+        asked = kind, rule.clips, size, models, trainer.layout
         with self._lock:
             known = self._known.setdefault(origin, {})
             if asked not in known:
@@ -240,7 +241,7 @@ class Loops:
                 call = self.step.prepare(params, *batches.between(0, size))
                 on = call.gpu if isinstance(call, DeviceCall) else None
                 name = backends.resolve(self.step.device, models * size * len(call.program.graph.nodes), on)
-                found = kind, id(call.kernel), size, name
+                found = kind, rule.clips, id(call.kernel), size, name
                 if found not in self._found:
                     self._found[found] = self._compile(rule, call, params, size, name)
                 known[asked] = self._found[found]
@@ -254,6 +255,8 @@ class Loops:
                 or not (on_gpu or (name == "cpu" and program.rolled[0].operations() * size <= STEP_WORK))):
             return None
         if on_gpu:
+            if rule.clips:                                  # its kernels have no sum over the parameters
+                return None
             return self._on_gpu(rule, call, sum(int(np.size(leaf)) for leaf in leaves), size, name)
         return Compiled(call, update_call(rule, program.dtype, "cpu").kernel, self.mean)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.errors import ArgumentError, DtypeError, ShapeError, explain
 from jitgrad.functions import sign
+from jitgrad.kernels.place import SQUARES
 from jitgrad.schedules import Schedule as Schedule
 from jitgrad.schedules import as_schedule, describe, in_range
 from jitgrad.schedules import constant as constant
@@ -51,6 +52,7 @@ class Rule:
     kind: equal for rules whose formulas are the same, so that they are compiled once; None: equal to no other
     table: (t, steps) -> the same numbers of steps t, t + 1, …, (steps, count) float64 and to the last bit, where that is
         faster than one by one
+    norm: the greatest length of the gradient over all parameters: a longer one is `shortened` before the formula sees it
     """
 
     formula: Callable[..., tuple[Any, ...]]
@@ -58,6 +60,12 @@ class Rule:
     scalars: Callable[[int], tuple[float, ...]]
     kind: Hashable = None
     table: Callable[[int, int], Table] | None = None
+    norm: float = math.inf
+
+    @property
+    def clips(self) -> bool:
+        """Whether a gradient may be too long."""
+        return self.norm < math.inf
 
     def rows(self, first: int, steps: int) -> Table:
         """The scalars of `steps` steps from number `first` on, a row each."""
@@ -103,7 +111,7 @@ def elementwise(rule: Rule, description: str) -> Optimizer:
 
     def update(grads: Tree, state: State, params: Tree) -> tuple[Tree, State]:
         leaves, spec = parameters(params)
-        gradients = _matching(grads, leaves, spec)
+        gradients = shortened(_matching(grads, leaves, spec), rule.norm)
         averages = [spec.flatten_up_to(tree) for tree in state.averages]
         t = int(state.step) + 1
         scalars = rule.scalars(t)
@@ -252,7 +260,7 @@ def penalised(optimizer: Optimizer, l1: float = 0.0, l2: float = 0.0) -> Optimiz
         return g + twice * p if l2 else g
 
     inner = optimizer.rule
-    if inner is None:
+    if inner is None or inner.clips:                        # what is clipped is the gradient with its penalty
         def change(grads: Sequence[Leaf], params: Sequence[Leaf]) -> list[Leaf]:
             return [steeper(p, g, l1, 2.0 * l2) for p, g in zip(params, grads, strict=True)]
         return _after(change, optimizer, description)
@@ -273,24 +281,36 @@ def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
 
         g <- g * norm / max(norm, sqrt(sum g**2))
 
-    The length is a sum over all parameters, so this is no formula of one element, and `fit` makes the steps one by one
-    instead of in the compiled loop.
     raises: ArgumentError unless norm is positive and finite
     """
     in_range("clipped", "norm", norm, math.ulp(0.0), math.inf)
+    description, inner = f"clipped({optimizer}, {norm!r})", optimizer.rule
+    if inner is None or inner.clips:
+        return _after(lambda grads, _: shortened(grads, norm), optimizer, description)
+    return elementwise(replace(inner, norm=float(norm)), description)
 
-    def change(grads: Sequence[Leaf], params: Sequence[Leaf]) -> list[Leaf]:
-        largest = max((float(np.max(np.abs(g), initial=0.0)) for g in grads), default=0.0)
-        if largest == 0.0 or not math.isfinite(largest):
-            return list(grads)  # a NaN or an infinity is for the caller to find
-        # In units of the largest, so that squares of large numbers do not overflow.
+
+def shortened(grads: Sequence[Leaf], norm: float) -> Sequence[Leaf]:
+    """The same gradients if their length over all elements, sqrt(sum g**2), is at most `norm`, else norm / length of each.
+
+    A NaN or an infinity among them is for the caller to find. The sum is float64, in the order that `kernels.place.SQUARES`
+    says, so that the compiled loop (`kernels.steps.clip`) finds the same bits.
+    """
+    count = sum(map(np.size, grads))
+    if norm == math.inf or not count:
+        return grads
+    elements = np.zeros(-(-count // SQUARES) * SQUARES)
+    np.concatenate(grads, axis=None, out=elements[:count])
+    # In units of the largest, so that squares of large numbers do not overflow; of 0 and infinity, NaN is the length.
+    with np.errstate(all="ignore"):
+        largest = np.abs(elements).max()
+        rows = np.square(elements / largest).reshape(-1, SQUARES)
+        length = np.sqrt(np.add.accumulate(np.add.accumulate(rows)[-1])[-1])
         limit = norm / largest
-        length = math.sqrt(sum(float(np.sum(np.square(np.asarray(g, np.float64) / largest))) for g in grads))
-        return [g * (limit / length) for g in grads] if length > limit else list(grads)
-    return _after(change, optimizer, f"clipped({optimizer}, {norm!r})")
+        return [g * float(limit / length) for g in grads] if length > limit else grads
 
 
-def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], list[Leaf]], optimizer: Optimizer,
+def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], Sequence[Leaf]], optimizer: Optimizer,
            description: str) -> Optimizer:
     """The optimizer with its gradients changed first: leaves of (grads, params) -> leaves of new grads."""
     def update(grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:

@@ -16,9 +16,10 @@ from jitgrad import checkpoint
 from jitgrad import metrics as measures
 from jitgrad.api import jit
 from jitgrad.columns import LEFT_OUT, NUMBER, Cell, Column, is_missing, is_number, number
-from jitgrad.data import Dataset, Table, read_table
+from jitgrad.data import Dataset
 from jitgrad.errors import CheckpointError, DataError, ShapeError, explain
 from jitgrad.layers import ACTIVATIONS, named
+from jitgrad.tables import Table, read_table
 
 Array = npt.NDArray[Any]
 Params = dict[str, Array]
@@ -121,11 +122,11 @@ class Predictor:
                                      f"an array of shape {raw.shape}", f"They are: {', '.join(self.features)}."))
         return self._values(self.outputs((raw - self.mean) / self.std))
 
-    def predict_csv(self, path: str | os.PathLike[str], delimiter: str | None = None,
-                    decimal: str | None = None) -> Predictions:
-        """What is predicted for each row of a CSV file, which may have other columns too.
+    def predict_table(self, path: str | os.PathLike[str], delimiter: str | None = None,
+                      decimal: str | None = None) -> Predictions:
+        """What is predicted for each row of a file, which may have other columns too.
 
-        delimiter, decimal: as in `load_csv`
+        delimiter, decimal: as in `load_table`, which says what files there are
         raises: DataError for a column that is not there, or holds what the training's did not
         """
         table = read_table(path, delimiter, decimal, least=1)
@@ -134,10 +135,10 @@ class Predictor:
         if lacking:
             raise DataError(explain(
                 f"The model was trained with {'columns' if len(lacking) > 1 else 'a column'} that the file does not have: "
-                f"{', '.join(lacking)}.", f"{table.file}:1", f"The file's columns are: {', '.join(table.header)}."))
+                f"{', '.join(lacking)}.", table.source.header, f"The file's columns are: {', '.join(table.header)}."))
         parts, unknown = [], {}
         for column in used:
-            numbers, new = column.inputs(table.column(column.name), table.file)
+            numbers, new = column.inputs(table.column(column.name), table.source)
             parts.append(numbers)
             if new:
                 unknown[column.name] = new
@@ -166,7 +167,7 @@ class Predictor:
         if not cells or not all(usable(text) for _, text in cells):
             return {}
         if not self.classes:
-            true = np.array([number(text, table.file, line, self.target) for line, text in cells])
+            true = np.array([number(text, table.source, place, self.target) for place, text in cells])
             return {"rmse": measures.rmse_of(values, true)}
         return {"accuracy": float(np.mean([_same(name, text.strip()) for name, (_, text) in
                                            zip(values.tolist(), cells, strict=True)]))}

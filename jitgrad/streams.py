@@ -13,7 +13,6 @@ file whose rows are sorted by class should be shuffled once, when it is written.
 from __future__ import annotations
 
 import os
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from jitgrad.api import Transformed
 from jitgrad.arguments import flatten, unflatten
+from jitgrad.arrow import ENDINGS, ArrowFile
 from jitgrad.batches import Batches
 from jitgrad.blocks import Sums, block_size, bounds
 from jitgrad.compiler.program import Results
@@ -151,7 +151,7 @@ class Table:
     arguments = 2
 
     def __init__(self, paths: Sequence[Path], features: Sequence[str] | None, target: str) -> None:
-        self._files = [_File(path) for path in paths]
+        self._files = [ArrowFile(path) for path in paths]
         first = self._files[0]
         self.target = target
         self.features = tuple(name for name in first.columns if name != target) if features is None else tuple(features)
@@ -160,7 +160,7 @@ class Table:
                                     f"{first.path}: {', '.join(self.features)}",
                                     f"The target is {target!r}; the columns are: {', '.join(first.columns)}."))
         for file in self._files:
-            file.demand((*self.features, target))
+            _demand(file, (*self.features, target))
         self._blocks = [(file, k) for file in self._files for k in range(len(file.sizes))]
         sizes = [size for file in self._files for size in file.sizes]
         ends = np.cumsum(sizes).tolist()
@@ -185,7 +185,7 @@ class Table:
     def read(self, block: int) -> tuple[Array, Array]:
         """(inputs (rows, features), targets (rows,)) of a block; raises DataError, DtypeError for what is no number."""
         file, k = self._blocks[block]
-        columns = file.read(k, (*self.features, self.target))
+        columns = file.numbers(k, (*self.features, self.target))
         if block not in self._checked:
             first = self.bounds[block][0]
             for name, column in columns.items():
@@ -195,7 +195,7 @@ class Table:
             self._checked.add(block)
         return np.column_stack([columns[name] for name in self.features]), columns[self.target]
 
-    def _first(self, file: _File) -> int:
+    def _first(self, file: ArrowFile) -> int:
         return sum(sum(other.sizes) for other in self._files[:self._files.index(file)])
 
 
@@ -226,49 +226,12 @@ class _TableRows(Blocked):
         return self._table.read(block)
 
 
-class _File:
-    """A Parquet or Arrow file: its columns, and the rows of each block."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()                       # a sweep's models read side by side
-        try:
-            import pyarrow as arrow
-            from pyarrow import ipc, parquet
-        except ImportError as error:
-            raise ArgumentError(explain("Tables need pyarrow, which cannot be imported here.", str(error),
-                                        "Install it with: pip install 'jitgrad[arrow]'.")) from error
-        try:
-            if path.suffix == ".parquet":
-                self._parquet = parquet.ParquetFile(path, memory_map=True)
-                metadata = self._parquet.metadata
-                self.sizes = [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
-                self.columns = self._parquet.schema_arrow.names
-            else:
-                self._parquet, self._batches = None, ipc.open_file(arrow.memory_map(str(path)))
-                self.sizes = [self._batches.get_batch(k).num_rows for k in range(self._batches.num_record_batches)]
-                self.columns = self._batches.schema.names
-        except OSError as error:
-            raise DataError(explain(f"Cannot read the file: {error}.", str(path), "Check the path.")) from None
-        except arrow.ArrowInvalid as error:
-            raise DataError(explain(f"This is no Parquet or Arrow file: {error}.", str(path), "The name of a Parquet file "
-                                    "ends in .parquet; any other is read as an Arrow (Feather) file.")) from None
-
-    def demand(self, names: Sequence[str]) -> None:
-        """Raise DataError unless there are these columns."""
-        for name in names:
-            if name not in self.columns:
-                raise DataError(explain(f"There is no column {name!r}.", str(self.path),
-                                        f"The columns are: {', '.join(self.columns)}."))
-
-    def read(self, block: int, names: Sequence[str]) -> dict[str, Array]:
-        """Columns of a block as arrays; a missing number is NaN, and so refused."""
-        if self._parquet is None:
-            batch = self._batches.get_batch(block)
-            return {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in names}
-        with self._lock:
-            group = self._parquet.read_row_group(block, columns=list(names))
-        return {name: np.asarray(group.column(name).to_numpy()) for name in names}
+def _demand(file: ArrowFile, names: Sequence[str]) -> None:
+    """Raise DataError unless the file has these columns."""
+    for name in names:
+        if name not in file.columns:
+            raise DataError(explain(f"There is no column {name!r}.", str(file.path),
+                                    f"The columns are: {', '.join(file.columns)}."))
 
 
 def open_arrays(*paths: Paths) -> tuple[Array, ...]:
@@ -300,12 +263,12 @@ def open_table(path: Paths | Sequence[Paths], target: str, *, features: Sequence
 
     Numbers are checked when their block is read for the first time, so that a missing or infinite one may end a training
     in its first epoch.
-    raises: DataError for missing files, columns and numbers, DtypeError for text; ArgumentError without pyarrow
+    raises: DataError for missing files, columns and numbers, DtypeError for text; MissingPackageError without pyarrow
     """
     given = [path] if isinstance(path, str | os.PathLike) else list(path)
     files: list[Path] = []
     for one in map(Path, given):
-        files += (sorted(p for p in one.iterdir() if p.suffix in (".parquet", ".arrow", ".feather")) if one.is_dir()
+        files += (sorted(p for p in one.iterdir() if p.suffix in ENDINGS) if one.is_dir()
                   else [one])
     if not files:
         raise DataError(explain("There is no table to open.", ", ".join(map(str, given)),

@@ -72,8 +72,9 @@ class _Group:
         rules = {id(self._trainings[k].trainer.rule): self._trainings[k].trainer.rule for k in live}
         number = {key: row for row, key in enumerate(rules)}
         scalars = np.stack([rule.rows(self._made + 1, len(steps)) for rule in rules.values() if rule is not None])
+        norms = np.array([rule.norm for rule in rules.values() if rule is not None])
         lines = [Line(k, row, number[id(self._trainings[k].trainer.rule)]) for k, row in zip(live, rows, strict=True)]
-        outcome = self._loop.run(self._models, self._rows, Work(lines, steps, order, scalars))
+        outcome = self._loop.run(self._models, self._rows, Work(lines, steps, order, scalars, norms))
         most = int(outcome.made.max())
         sums, spent = self._totals.add(live, steps, outcome.losses, self._pace.lap(most) / max(1, most))
         for line in range(len(live)) if not self._at_the_end else np.flatnonzero(outcome.why).tolist():

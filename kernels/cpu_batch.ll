@@ -1031,21 +1031,21 @@ B0.endif:
   %.35 = load i64, ptr %.34, align 8
   %.44 = getelementptr i8, ptr %.8, i64 56
   %.45 = load i64, ptr %.44, align 8
-  %.128170.not = icmp slt i64 %.45, 1
-  br i1 %.128170.not, label %common.ret, label %B346.lr.ph
+  %.128175.not = icmp slt i64 %.45, 1
+  br i1 %.128175.not, label %common.ret, label %B346.lr.ph
 
 B346.lr.ph:                                       ; preds = %B0.endif
   %.197 = shl i64 %.31, 3
   br label %B346
 
-B346:                                             ; preds = %B2044, %B346.lr.ph
-  %.134160173 = phi i64 [ 0, %B346.lr.ph ], [ %.141, %B2044 ]
+B346:                                             ; preds = %B2290, %B346.lr.ph
+  %.134165178 = phi i64 [ 0, %B346.lr.ph ], [ %.141, %B2290 ]
   %0 = inttoptr i64 %.14 to ptr
-  %.141 = add nuw nsw i64 %.134160173, 1
+  %.141 = add nuw nsw i64 %.134165178, 1
   %sunkaddr = inttoptr i64 %arg.steps to ptr
   %sunkaddr3 = getelementptr i8, ptr %sunkaddr, i64 48
   %.172 = load i64, ptr %sunkaddr3, align 8
-  %.174 = mul nuw nsw i64 %.134160173, 40
+  %.174 = mul nuw nsw i64 %.134165178, 40
   %.175 = add nsw i64 %.172, %.174
   %.176 = inttoptr i64 %.175 to ptr
   %.178 = load i64, ptr %.176, align 8
@@ -1088,7 +1088,7 @@ B346:                                             ; preds = %B2044, %B346.lr.ph
   %.233 = load i64, ptr %sunkaddr19, align 8
   %.237 = load i64, ptr %0, align 8
   %.239 = inttoptr i64 %.233 to ptr
-  %.240 = getelementptr i64, ptr %.239, i64 %.134160173
+  %.240 = getelementptr i64, ptr %.239, i64 %.134165178
   store i64 %.237, ptr %.240, align 8
   %sunkaddr20 = inttoptr i64 %.14 to ptr
   %sunkaddr21 = getelementptr i8, ptr %sunkaddr20, i64 8
@@ -1096,86 +1096,104 @@ B346:                                             ; preds = %B2044, %B346.lr.ph
   %.246.not = icmp eq i64 %.245, 0
   br i1 %.246.not, label %B1176, label %common.ret
 
-common.ret:                                       ; preds = %B2044, %B1176, %B346, %B0.endif
+common.ret:                                       ; preds = %B2290, %B1422, %B346, %B0.endif
   store ptr null, ptr %retptr, align 8
   ret i32 0
 
 B1176:                                            ; preds = %B346
   %sunkaddr22 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr23 = getelementptr i8, ptr %sunkaddr22, i64 24
+  %sunkaddr23 = getelementptr i8, ptr %sunkaddr22, i64 176
   %.269 = load i64, ptr %sunkaddr23, align 8
-  %sunkaddr24 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr25 = getelementptr i8, ptr %sunkaddr24, i64 64
-  %.273 = load i64, ptr %sunkaddr25, align 8
-  %sunkaddr26 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr27 = getelementptr i8, ptr %sunkaddr26, i64 72
-  %.277 = load i64, ptr %sunkaddr27, align 8
-  %.279 = mul nsw i64 %.277, %.134160173
-  %.280 = add nsw i64 %.279, %.273
-  %sunkaddr28 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr29 = getelementptr i8, ptr %sunkaddr28, i64 96
-  %.284 = load i64, ptr %sunkaddr29, align 8
-  %sunkaddr30 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr31 = getelementptr i8, ptr %sunkaddr30, i64 104
-  %.288 = load i64, ptr %sunkaddr31, align 8
-  %sunkaddr32 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr33 = getelementptr i8, ptr %sunkaddr32, i64 112
-  %.292 = load i64, ptr %sunkaddr33, align 8
-  %.294 = inttoptr i64 %.269 to ptr
-  tail call void %.294(i64 %.280, i64 %.284, i64 %.288, i64 %.292, i64 %.35, i64 0)
-  %sunkaddr34 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr35 = getelementptr i8, ptr %sunkaddr34, i64 32
-  %.299 = load i64, ptr %sunkaddr35, align 8
-  %sunkaddr36 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr37 = getelementptr i8, ptr %sunkaddr36, i64 128
-  %.303 = load i64, ptr %sunkaddr37, align 8
-  %.306 = inttoptr i64 %.299 to ptr
-  tail call void %.306(i64 %.303, i64 %.14, i64 %.35, i64 0, i64 0, i64 0)
-  %sunkaddr38 = inttoptr i64 %.14 to ptr
-  %sunkaddr39 = getelementptr i8, ptr %sunkaddr38, i64 8
-  %.311 = load i64, ptr %sunkaddr39, align 8
-  %.312.not = icmp eq i64 %.311, 0
-  br i1 %.312.not, label %B1702.endif, label %common.ret
+  %.270.not = icmp eq i64 %.269, 0
+  br i1 %.270.not, label %B1422, label %B1236
 
-B1782:                                            ; preds = %B1782.preheader, %B1782
-  %lsr.iv1 = phi i64 [ %.335, %B1782.preheader ], [ %lsr.iv.next2, %B1782 ]
-  %lsr.iv = phi i64 [ 0, %B1782.preheader ], [ %lsr.iv.next, %B1782 ]
+B1236:                                            ; preds = %B1176
+  %sunkaddr24 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr25 = getelementptr i8, ptr %sunkaddr24, i64 88
+  %.279 = load i64, ptr %sunkaddr25, align 8
+  %sunkaddr26 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr27 = getelementptr i8, ptr %sunkaddr26, i64 184
+  %.283 = load i64, ptr %sunkaddr27, align 8
+  %.285 = inttoptr i64 %.269 to ptr
+  tail call void %.285(i64 %.279, i64 %.35, i64 %.283, i64 0, i64 0, i64 0)
+  br label %B1422
+
+B1422:                                            ; preds = %B1236, %B1176
+  %sunkaddr28 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr29 = getelementptr i8, ptr %sunkaddr28, i64 24
+  %.291 = load i64, ptr %sunkaddr29, align 8
+  %sunkaddr30 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr31 = getelementptr i8, ptr %sunkaddr30, i64 64
+  %.295 = load i64, ptr %sunkaddr31, align 8
+  %sunkaddr32 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr33 = getelementptr i8, ptr %sunkaddr32, i64 72
+  %.299 = load i64, ptr %sunkaddr33, align 8
+  %.301 = mul nsw i64 %.299, %.134165178
+  %.302 = add nsw i64 %.301, %.295
+  %sunkaddr34 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr35 = getelementptr i8, ptr %sunkaddr34, i64 96
+  %.306 = load i64, ptr %sunkaddr35, align 8
+  %sunkaddr36 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr37 = getelementptr i8, ptr %sunkaddr36, i64 104
+  %.310 = load i64, ptr %sunkaddr37, align 8
+  %sunkaddr38 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr39 = getelementptr i8, ptr %sunkaddr38, i64 112
+  %.314 = load i64, ptr %sunkaddr39, align 8
+  %.316 = inttoptr i64 %.291 to ptr
+  tail call void %.316(i64 %.302, i64 %.306, i64 %.310, i64 %.314, i64 %.35, i64 0)
   %sunkaddr40 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr41 = getelementptr i8, ptr %sunkaddr40, i64 136
-  %.456 = load i64, ptr %sunkaddr41, align 8
-  %1 = add i64 %lsr.iv, %.456
+  %sunkaddr41 = getelementptr i8, ptr %sunkaddr40, i64 32
+  %.321 = load i64, ptr %sunkaddr41, align 8
   %sunkaddr42 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr43 = getelementptr i8, ptr %sunkaddr42, i64 40
-  %.462 = load i64, ptr %sunkaddr43, align 8
-  %.463 = inttoptr i64 %1 to ptr
-  %.465 = load i64, ptr %.463, align 8
-  %.467 = getelementptr i8, ptr %.463, i64 8
-  %.468 = load i64, ptr %.467, align 8
-  %.470 = getelementptr i8, ptr %.463, i64 16
-  %.471 = load i64, ptr %.470, align 8
-  %.472 = inttoptr i64 %.462 to ptr
-  tail call void %.472(i64 %.465, i64 %.468, i64 %.471, i64 0, i64 0, i64 0)
+  %sunkaddr43 = getelementptr i8, ptr %sunkaddr42, i64 128
+  %.325 = load i64, ptr %sunkaddr43, align 8
+  %.328 = inttoptr i64 %.321 to ptr
+  tail call void %.328(i64 %.325, i64 %.14, i64 %.35, i64 0, i64 0, i64 0)
+  %sunkaddr44 = inttoptr i64 %.14 to ptr
+  %sunkaddr45 = getelementptr i8, ptr %sunkaddr44, i64 8
+  %.333 = load i64, ptr %sunkaddr45, align 8
+  %.334.not = icmp eq i64 %.333, 0
+  br i1 %.334.not, label %B1948.endif, label %common.ret
+
+B2028:                                            ; preds = %B2028.preheader, %B2028
+  %lsr.iv1 = phi i64 [ %.357, %B2028.preheader ], [ %lsr.iv.next2, %B2028 ]
+  %lsr.iv = phi i64 [ 0, %B2028.preheader ], [ %lsr.iv.next, %B2028 ]
+  %sunkaddr46 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr47 = getelementptr i8, ptr %sunkaddr46, i64 136
+  %.478 = load i64, ptr %sunkaddr47, align 8
+  %1 = add i64 %lsr.iv, %.478
+  %sunkaddr48 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr49 = getelementptr i8, ptr %sunkaddr48, i64 40
+  %.484 = load i64, ptr %sunkaddr49, align 8
+  %.485 = inttoptr i64 %1 to ptr
+  %.487 = load i64, ptr %.485, align 8
+  %.489 = getelementptr i8, ptr %.485, i64 8
+  %.490 = load i64, ptr %.489, align 8
+  %.492 = getelementptr i8, ptr %.485, i64 16
+  %.493 = load i64, ptr %.492, align 8
+  %.494 = inttoptr i64 %.484 to ptr
+  tail call void %.494(i64 %.487, i64 %.490, i64 %.493, i64 0, i64 0, i64 0)
   %lsr.iv.next = add nuw i64 %lsr.iv, 40
   %lsr.iv.next2 = add i64 %lsr.iv1, -1
   %exitcond.not = icmp eq i64 %lsr.iv.next2, 0
-  br i1 %exitcond.not, label %B2044, label %B1782
+  br i1 %exitcond.not, label %B2290, label %B2028
 
-B2044:                                            ; preds = %B1702.endif, %B1782
-  %sunkaddr44 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr45 = getelementptr i8, ptr %sunkaddr44, i64 168
-  store i64 %.141, ptr %sunkaddr45, align 8
-  %exitcond183.not = icmp eq i64 %.141, %.45
-  br i1 %exitcond183.not, label %common.ret, label %B346
+B2290:                                            ; preds = %B1948.endif, %B2028
+  %sunkaddr50 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr51 = getelementptr i8, ptr %sunkaddr50, i64 168
+  store i64 %.141, ptr %sunkaddr51, align 8
+  %exitcond188.not = icmp eq i64 %.141, %.45
+  br i1 %exitcond188.not, label %common.ret, label %B346
 
-B1702.endif:                                      ; preds = %B1176
-  %sunkaddr46 = inttoptr i64 %arg.steps to ptr
-  %sunkaddr47 = getelementptr i8, ptr %sunkaddr46, i64 144
-  %.335 = load i64, ptr %sunkaddr47, align 8
-  %.415154.not = icmp slt i64 %.335, 1
-  br i1 %.415154.not, label %B2044, label %B1782.preheader
+B1948.endif:                                      ; preds = %B1422
+  %sunkaddr52 = inttoptr i64 %arg.steps to ptr
+  %sunkaddr53 = getelementptr i8, ptr %sunkaddr52, i64 144
+  %.357 = load i64, ptr %sunkaddr53, align 8
+  %.437159.not = icmp slt i64 %.357, 1
+  br i1 %.437159.not, label %B2290, label %B2028.preheader
 
-B1782.preheader:                                  ; preds = %B1702.endif
-  br label %B1782
+B2028.preheader:                                  ; preds = %B1948.endif
+  br label %B2028
 }
 
 define void @jitgrad_run_steps(i64 %call) {

@@ -186,7 +186,7 @@ def run_tape(call: int) -> None:
 
 
 def run_steps(steps: int) -> None:
-    """Training: for each step the loss and gradient of a batch, then the optimizer's update of the parameters.
+    """Training: for each step the loss and gradient of a batch, shortened if need be, then the update of the parameters.
 
     STATUS is (the step's loss, why to stop): the step of a loss or of parameters that are not finite, or of examples
     that failed a check, changes nothing, and DONE says how many steps there were before it.
@@ -205,6 +205,8 @@ def run_steps(steps: int) -> None:
         put(word(steps, place.LOSSES), s, word(status, 0))
         if word(status, 1) != 0:
             return
+        if word(steps, place.CLIP) != 0:
+            run(word(steps, place.CLIP), word(steps, place.GRADIENT), parameters, word(steps, place.NORM), 0, 0, 0)
         run(word(steps, place.UPDATE), word(steps, place.SCALARS) + s * word(steps, place.SCALAR_BYTES),
             word(steps, place.INPUTS), word(steps, place.OUTPUTS), word(steps, place.UPDATED), parameters, 0)
         run(word(steps, place.FINITE), word(steps, place.NEW), status, parameters, 0, 0, 0)

@@ -80,7 +80,7 @@ class Block:
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A number in every lane."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined,
                                            ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))

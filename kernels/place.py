@@ -15,8 +15,13 @@ BODY, SOURCES, TARGETS, BODY_PLACES = range(23, 27)
 
 # Many training steps in one call: RUN is the shell of the loss and its gradient, CALL its table; STEP_LINES say
 # (first chunk, last chunk, tile, divisor of the sums) of each step, COPIES (target, source, numbers). UPDATED is where the
-# update's own sums go, which nobody reads.
+# update's own sums go, which nobody reads. CLIP is 0 where a gradient may be of any length, and NORM the bits of the
+# greatest it may have.
 (CALL, RUN, SETTLE, UPDATE, FINITE, COPY, STEP_LINES, STEP_COUNT, SCALARS, SCALAR_BYTES, STEP_SUMS, GRADIENT, INPUTS,
- OUTPUTS, UPDATED, PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, STEPS_PLACES) = range(23)
+ OUTPUTS, UPDATED, PARAMETERS, NEW, COPIES, COPY_COUNT, LOSSES, STATUS, DONE, CLIP, NORM, STEPS_PLACES) = range(25)
+
+# A gradient's squares are added up in so many float64 sums, element k into sum k % SQUARES, and these one after the other:
+# in NumPy (optim.py) and in machine code (steps.py) alike, so that both find the same length.
+SQUARES = 8
 
 LINE = 5 * 8                        # bytes of a line: five integers

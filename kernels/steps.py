@@ -1,4 +1,4 @@
-"""Micro-kernels of a training step: from a batch's sums to the gradient, and whether numbers are finite."""
+"""Micro-kernels of a training step: from a batch's sums to the gradient, its length, and whether numbers are finite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from jitgrad.kernels.dense import Block
+from jitgrad.kernels.dense import I32, Block
+from jitgrad.kernels.place import SQUARES
 
 # Why a step is not made.
 LOSS_NOT_FINITE, CHECK_FAILED, PARAMETERS_NOT_FINITE = 1, 2, 3
@@ -46,6 +47,51 @@ def settle(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
                      b.select(finite, k.number(0), k.number(LOSS_NOT_FINITE))), reason)
     with k.loop(k.number(2), n, 1) as r:
         b.store(summed(r), b.gep(row, [b.sub(r, k.number(2))]))
+    b.ret_void()
+
+
+def clip(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void clip(row, n, norm, …)`: row *= norm / length where its length, sqrt(Σ row[k]**2), is greater than norm.
+
+    norm is a double, by its bits. Computed as `optim.shortened` computes it, bit for bit, in units of the largest element; a
+    row of zeros, or one that is not finite, has a length that is NaN, and stays as it is. Numbers beyond row[n] up to a
+    multiple of SQUARES are zeros.
+    """
+    k = Block(module, dtype, SQUARES, "jitgrad_clip", ("row", "n", "norm", "unused1", "unused2", "unused3"))
+    row, n, norm, *_ = k.function.args
+    b, double = k.builder, ir.DoubleType()
+    wide = ir.VectorType(double, SQUARES)
+    absolute = ir.Function(module, ir.FunctionType(wide, [wide]), f"llvm.fabs.v{SQUARES}f64")
+    root = ir.Function(module, ir.FunctionType(double, [double]), "llvm.sqrt.f64")
+    most, sums = k.variable(wide), k.variable(wide)
+    for variable in (most, sums):
+        b.store(ir.Constant(wide, [0.0] * SQUARES), variable)
+
+    def elements(at: ir.Value) -> ir.Value:
+        return b.fpext(k.load(row, at), wide) if k.size == 4 else k.load(row, at)
+
+    def each(variable: ir.Value) -> list[ir.Value]:
+        return [b.extract_element(b.load(variable), ir.Constant(I32, lane)) for lane in range(SQUARES)]
+
+    with k.loop(k.number(0), n, SQUARES) as at:
+        size = b.call(absolute, [elements(at)])
+        b.store(b.select(b.fcmp_ordered(">", size, b.load(most)), size, b.load(most)), most)
+    largest = ir.Constant(double, 0.0)
+    for one in each(most):
+        largest = b.select(b.fcmp_ordered(">", one, largest), one, largest)
+    unit = k.splat(largest)
+    with k.loop(k.number(0), n, SQUARES) as at:
+        part = b.fdiv(elements(at), unit)
+        b.store(b.fadd(b.load(sums), b.fmul(part, part)), sums)
+    total = ir.Constant(double, 0.0)
+    for one in each(sums):
+        total = b.fadd(total, one)
+    length, limit = b.call(root, [total]), b.fdiv(b.bitcast(norm, double), largest)
+    with b.if_then(b.fcmp_ordered(">", length, limit)):
+        shorter = b.fdiv(limit, length)
+        factor = k.splat(b.fptrunc(shorter, k.real) if k.size == 4 else shorter)
+        with k.loop(k.number(0), n, SQUARES) as at:
+            k.store(b.fmul(k.load(row, at), factor), row, at)
     b.ret_void()
 
 

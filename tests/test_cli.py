@@ -43,9 +43,9 @@ def test_help_states_the_defaults_that_train_uses():
 
     text = " ".join(run("train", "--help").output.replace("│", " ").split())
     widths = [",".join(map(str, recipe.hidden)) for recipe in (MOONS, DIGITS, Recipe())]
-    assert "{} for moons, {} for digits, {} for CSV".format(*widths) in text
+    assert "{} for moons, {} for digits, {} for a table".format(*widths) in text
     epochs = [recipe.epochs for recipe in (MOONS, DIGITS, Recipe())]
-    assert "{} for moons, {} for digits, {} for CSV".format(*epochs) in text
+    assert "{} for moons, {} for digits, {} for a table".format(*epochs) in text
     assert f"{MOONS.batch_size} for moons, else {DIGITS.batch_size}" in text
     assert DIGITS.batch_size == Recipe().batch_size
     assert {MOONS.learning_rate, DIGITS.learning_rate, Recipe().learning_rate} == {0.01}

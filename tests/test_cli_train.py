@@ -174,7 +174,7 @@ def test_what_each_column_was_taken_for_is_printed():
 @pytest.mark.usefixtures("tables")
 def test_a_missing_target_lists_the_columns():
     text = run("train", "table.csv", status=2).output
-    assert "A CSV file needs --target COLUMN" in text
+    assert "A table needs --target COLUMN" in text
     assert "a, b, price, risk, kind, name" in text
     assert "No such file" in run("train", "absent.csv", "--target", "y", status=1).stderr
     assert "No such file" in run("train", "absent.csv", status=1).stderr

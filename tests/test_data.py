@@ -106,7 +106,7 @@ HOUSES = "rooms, size ,price\n" + "".join(f"{r},{s}e1,{100 * r + s / 7}\n" for r
 
 def test_a_regression_table_is_standardised_by_its_training_rows(write: Any):
     path = write(HOUSES)
-    table = data.load_csv(path, "price")
+    table = data.load_table(path, "price")
     assert (table.features, table.classes, table.name) == (("rooms", "size"), (), "table.csv")
     inputs, targets = table.train
     assert (len(targets), len(table.test[1])) == (16, 4)
@@ -117,13 +117,13 @@ def test_a_regression_table_is_standardised_by_its_training_rows(write: Any):
     for x, y in (table.train, table.test):
         rooms, size = (x * table.std + table.mean).T
         np.testing.assert_allclose(y * table.target_std + table.target_mean, 100 * rooms + size / 70)
-    raw = data.load_csv(path, "price", standardise=False)
+    raw = data.load_table(path, "price", standardise=False)
     np.testing.assert_allclose(raw.test[0], table.test[0] * table.std + table.mean)
     assert (raw.mean.tolist(), raw.std.tolist(), raw.target_std) == ([0.0, 0.0], [1.0, 1.0], 1.0)
 
 
 def test_a_constant_column_is_centred_and_stays_finite(write: Any):
-    table = data.load_csv(write("a,b,y\n" + "0.1,%d,%d.5\n" * 6 % tuple(range(12))), "y")
+    table = data.load_table(write("a,b,y\n" + "0.1,%d,%d.5\n" * 6 % tuple(range(12))), "y")
     np.testing.assert_allclose(rows_of(table)[:, 0], 0.0, atol=1e-15)
     assert table.std[0] == 1.0
 
@@ -145,7 +145,7 @@ def test_a_constant_column_is_centred_and_stays_finite(write: Any):
 )
 def test_the_target_decides_between_classes_and_numbers(write: Any, cells: list[str], classes: tuple[str, ...]):
     path = write("x,y\n" + "".join(f"{k},{cell}\n" for k, cell in enumerate(cells)))
-    table = data.load_csv(path, "y", held_out=0.0, standardise=False)
+    table = data.load_table(path, "y", held_out=0.0, standardise=False)
     assert table.classes == classes
     inputs, targets = table.train
     if classes:
@@ -159,21 +159,21 @@ def test_the_target_decides_between_classes_and_numbers(write: Any, cells: list[
 
 def test_the_task_can_be_said(write: Any):
     path = write("x,y\n1,0\n2,1\n3,2\n4,1\n")
-    assert data.load_csv(path, "y", task="regression").classes == ()
-    assert data.load_csv(write("x,y\n1,0.5\n2,1.5\n3,0.5\n"), "y", task="classification").classes == ("0.5", "1.5")
+    assert data.load_table(path, "y", task="regression").classes == ()
+    assert data.load_table(write("x,y\n1,0.5\n2,1.5\n3,0.5\n"), "y", task="classification").classes == ("0.5", "1.5")
     with pytest.raises(ArgumentError, match="task='ranking'"):
-        data.load_csv(path, "y", task="ranking")
+        data.load_table(path, "y", task="ranking")
 
 
 def test_columns_can_be_chosen_and_others_may_then_hold_anything(write: Any):
     path = write("id,a,b,y\nx1,1,,0.5\nx2,2,oops,1.5\nx3,3,7,2.5\n")
-    table = data.load_csv(path, "y", features=["a"], standardise=False, held_out=0)
+    table = data.load_table(path, "y", features=["a"], standardise=False, held_out=0)
     assert table.features == ("a",)
     assert table.train[0].tolist() == [[1.0], [2.0], [3.0]]
 
 
 def test_dialects_of_csv(write: Any):
-    expected = data.load_csv(write("a,y\n1,0.5\n2,1.5\n"), "y", held_out=0).train
+    expected = data.load_table(write("a,y\n1,0.5\n2,1.5\n"), "y", held_out=0).train
     for text, delimiter in [
         (b"\xef\xbb\xbfa,y\r\n1,0.5\r\n2,1.5\r\n", ","),  # as Excel writes it
         ('"a","y"\n"1","0.5"\n\n2,1.5', ","),
@@ -183,7 +183,7 @@ def test_dialects_of_csv(write: Any):
         ("a|y\n1|.5\n2|1.5\n", "|"),
     ]:
         for said in (delimiter, None):
-            found = data.load_csv(write(text), "y", delimiter=said, held_out=0).train
+            found = data.load_table(write(text), "y", delimiter=said, held_out=0).train
             np.testing.assert_array_equal(found[0], expected[0])
             np.testing.assert_array_equal(found[1], expected[1])
 
@@ -191,15 +191,15 @@ def test_dialects_of_csv(write: Any):
 def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
     both = write("a;y\n1,5;1\n2.5;0\n1.5;1\n3;0\n")
     with pytest.raises(DataError, match=r"'1,5' in column 'a', where numbers"):
-        data.load_csv(both, "y")
-    read = data.load_csv(both, "y", decimal=",", held_out=0, standardise=False)
+        data.load_table(both, "y")
+    read = data.load_table(both, "y", decimal=",", held_out=0, standardise=False)
     assert read.train[0].tolist() == [[1.5], [2.5], [1.5], [3.0]]
     quoted = write('a,y\n"1,5",1\n2,0\n3,1\n4,0\n')      # perhaps a thousand and five: the delimiter is a comma
     with pytest.raises(DataError, match="'1,5'"):
-        data.load_csv(quoted, "y")
-    assert data.load_csv(quoted, "y", decimal=",", held_out=0).train[0].shape == (4, 1)
+        data.load_table(quoted, "y")
+    assert data.load_table(quoted, "y", decimal=",", held_out=0).train[0].shape == (4, 1)
     with pytest.raises(ArgumentError, match="decimal=';'"):
-        data.load_csv(both, "y", decimal=";")
+        data.load_table(both, "y", decimal=";")
 
 
 @pytest.mark.parametrize(
@@ -233,24 +233,24 @@ def test_a_decimal_comma_is_found_only_where_it_can_be_nothing_else(write: Any):
 )
 def test_a_wrong_file_is_an_error_that_says_where(write: Any, text: str | bytes, says: list[str]):
     with pytest.raises(DataError) as caught:
-        data.load_csv(write(text), "y")
+        data.load_table(write(text), "y")
     for part in says:
         assert part in str(caught.value)
 
 
 def test_wrong_files_and_options(write: Any, tmp_path: Path):
     with pytest.raises(DataError, match="No such file"):
-        data.load_csv(tmp_path / "absent.csv", "y")
+        data.load_table(tmp_path / "absent.csv", "y")
     with pytest.raises(DataError, match="directory"):
-        data.load_csv(tmp_path, "y")
+        data.load_table(tmp_path, "y")
     path = write("a,b,y\n1,2,2.5\n2,3,4.5\n")
     with pytest.raises(DataError, match=r"no column 'c' to use as features"):
-        data.load_csv(path, "y", features=["a", "c"])
+        data.load_table(path, "y", features=["a", "c"])
     for features in ([], ["a", "a"], ["a", "y"]):
         with pytest.raises(DataError, match="distinct columns"):
-            data.load_csv(path, "y", features=features)
+            data.load_table(path, "y", features=features)
     with pytest.raises(ArgumentError, match="delimiter=';;'"):
-        data.load_csv(path, "y", delimiter=";;")
+        data.load_table(path, "y", delimiter=";;")
 
 
 # --- columns --------------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ MIXED = "town,built,size,code,id,y\n" + "".join(
 
 
 def test_columns_are_numbers_dates_and_categories(write: Any):
-    table = data.load_csv(write(MIXED), "y", held_out=0, standardise=False)
+    table = data.load_table(write(MIXED), "y", held_out=0, standardise=False)
     assert [(column.name, column.kind) for column in table.columns] == [
         ("town", "category"), ("built", "date"), ("size", "number"), ("code", "number"), ("id", "left out")]
     assert table.features == ("town=Bonn", "town=Ulm", "built", "size", "size missing", "code")
@@ -275,7 +275,7 @@ def test_columns_are_numbers_dates_and_categories(write: Any):
 
 
 def test_only_measurements_are_standardised(write: Any):
-    table = data.load_csv(write(MIXED), "y", held_out=0)
+    table = data.load_table(write(MIXED), "y", held_out=0)
     assert table.std.tolist()[:2] == [1.0, 1.0]
     assert set(table.train[0][:, 0].tolist()) == set(table.train[0][:, 4].tolist()) == {0.0, 1.0}
     np.testing.assert_allclose(table.train[0][:, [2, 3]].mean(axis=0), 0.0, atol=1e-12)
@@ -283,7 +283,7 @@ def test_only_measurements_are_standardised(write: Any):
 
 
 def test_a_column_without_a_name_is_called_by_its_place(write: Any):
-    table = data.load_csv(write(",a,y,\n0,5,1.5,\n1,7,2.5,\n2,6,2.0,\n"), "y", held_out=0)
+    table = data.load_table(write(",a,y,\n0,5,1.5,\n1,7,2.5,\n2,6,2.0,\n"), "y", held_out=0)
     assert [(column.name, column.kind) for column in table.columns] == [
         ("column 1", "number"), ("a", "number"), ("column 4", "left out")]
     assert "counts the rows" in str(table.columns[0])
@@ -291,25 +291,25 @@ def test_a_column_without_a_name_is_called_by_its_place(write: Any):
 
 def test_columns_can_be_named_categories_or_ignored(write: Any):
     path = write(MIXED)
-    table = data.load_csv(path, "y", categories=["code"], ignore=["id", "built", "size"], held_out=0)
+    table = data.load_table(path, "y", categories=["code"], ignore=["id", "built", "size"], held_out=0)
     assert table.features == ("town=Bonn", "town=Ulm", "code=0", "code=1")
     assert [column.name for column in table.columns] == ["town", "code"]
     with pytest.raises(DataError, match=r"'id' cannot be a feature: 20 different texts"):
-        data.load_csv(path, "y", features=["size", "id"])
+        data.load_table(path, "y", features=["size", "id"])
     for option in ("ignore", "categories"):
         with pytest.raises(DataError, match=f"no column 'cod' to use as {option}"):
-            data.load_csv(path, "y", **{option: ["cod"]})
+            data.load_table(path, "y", **{option: ["cod"]})
 
 
 def test_what_is_learned_of_columns_is_learned_from_the_training_rows(write: Any):
     text = "town,size,y\n" + "".join(f"{'AB'[k % 2]},{k},{k / 3}\n" for k in range(30))
-    train = data.load_csv(write(text), "y").train[0]
+    train = data.load_table(write(text), "y").train[0]
     lines = text.splitlines()
     # The first held-out row gets a category of its own, and no size.
-    every = data.load_csv(write(text), "y", standardise=False)
+    every = data.load_table(write(text), "y", standardise=False)
     held = int(every.test[0][0, 2])
     lines[held + 1] = f"C,,{held / 3}"
-    table = data.load_csv(write("\n".join(lines) + "\n"), "y")
+    table = data.load_table(write("\n".join(lines) + "\n"), "y")
     assert table.features == every.features == ("town=A", "town=B", "size")
     np.testing.assert_array_equal(table.train[0], train)
     assert table.test[0][0].tolist() == [0.0, 0.0, 0.0]  # none of the towns, and the mean
@@ -330,11 +330,11 @@ def test_what_is_learned_of_columns_is_learned_from_the_training_rows(write: Any
     ],
 )
 def test_the_kind_of_a_column_follows_from_its_cells(cells: list[str], kind: str, note: str):
-    column = columns.understand("c", list(enumerate(cells, 2)), np.arange(4), "file.csv")
+    column = columns.understand("c", list(enumerate(cells, 2)), np.arange(4), columns.Source("file.csv"))
     assert column.kind == kind
     assert note in column.note
     assert bool(note) == bool(column.note)
-    numbers, unknown = column.inputs(list(enumerate(cells, 2)), "file.csv")
+    numbers, unknown = column.inputs(list(enumerate(cells, 2)), columns.Source("file.csv"))
     assert numbers.shape == (4, len(column.features)) == (4, len(column.measures))
     assert np.isfinite(numbers).all()
     assert unknown == []
@@ -351,13 +351,13 @@ def test_any_column_is_finite_numbers_or_an_error(texts: list[str], draw: st.Dat
     training = np.array(sorted(draw.draw(st.sets(st.integers(0, len(texts) - 1), min_size=1))))
     column, said = None, ""
     try:
-        column = columns.understand("c", cells, training, "file.csv", category)
+        column = columns.understand("c", cells, training, columns.Source("file.csv"), category)
     except DataError as error:
         said = str(error)
     if column is None:
         assert "column 'c'" in said
         return
-    numbers, unknown = column.inputs(cells, "file.csv")
+    numbers, unknown = column.inputs(cells, columns.Source("file.csv"))
     assert numbers.shape == (len(texts), len(column.features))
     assert np.isfinite(numbers).all()
     learned = {texts[row].strip() for row in training}

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 from command import run
 
@@ -207,6 +208,8 @@ def test_commands_of_the_pages_run_one_after_the_other() -> None:
     rows = [(40 + 7 * k, ["Aachen", "Bonn"][k % 2], 1000 * (40 + 7 * k) + 9000 * (k % 2)) for k in range(60)]
     Path("houses.csv").write_text("area,town,price\n" + "".join(f"{a},{t},{p}\n" for a, t, p in rows), encoding="utf-8")
     Path("new.csv").write_text("town,area\nBonn,100\n", encoding="utf-8")
+    pd.read_csv("houses.csv").to_parquet("houses.parquet")
+    pd.read_csv("new.csv").to_feather("new.feather")
     Path("model.py").write_text(OBJECTIVE, encoding="utf-8")
     texts = commands()
     for name in ("train", "predict", "sweep", "check", "show"):

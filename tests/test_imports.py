@@ -27,8 +27,8 @@ LAYERS = [
     ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "blocks", "distributed", "lowered",
      "recorded", "schedules", "optim", "ravel", "metrics", "testing", "derivatives"],
     ["train", "trainer", "together", "settings", "loop", "sweeps", "problem", "examples", "batches", "streams", "partitions",
-     "history", "progress", "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes", "grids", "discover",
-     "drawing", "curves", "bridges", "roofline"],
+     "history", "progress", "checkpoint", "resume", "data", "tables", "arrow", "plots", "columns", "predictor", "recipes",
+     "grids", "discover", "drawing", "curves", "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
@@ -47,7 +47,7 @@ ALLOWED = {
     "torch": ["jitgrad.bridges"],
     "dask": ["jitgrad.distributed"],
     "distributed": ["jitgrad.distributed"],
-    "pyarrow": ["jitgrad.streams"],
+    "pyarrow": ["jitgrad.arrow"],
 }
 KERNELS_MAY_IMPORT = {"numba", "numpy", "llvmlite"} | sys.stdlib_module_names
 # Never loaded by a bare `import jitgrad`.

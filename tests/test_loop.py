@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jitgrad as jg
 from jitgrad import errors, loop, optim
+from jitgrad.backends import training
 from jitgrad.compiler import schedule
+from jitgrad.kernels import place
 from jitgrad.train import FitResult
 
 
@@ -29,7 +32,9 @@ OPTIMIZERS = {
     "cosine": lambda: optim.adam(optim.cosine(0.05, steps=15, warmup=4)),
     "step decay": lambda: optim.sgd(optim.step_decay(0.05, every=3, factor=0.5), momentum=0.9),
     "warmup": lambda: optim.adamw(optim.warmup(root, 5)), "l1": lambda: optim.penalised(optim.sgd(0.05), l1=0.1),
-    "l1 and l2": lambda: optim.penalised(optim.adam(root), l1=0.1, l2=0.05)}
+    "l1 and l2": lambda: optim.penalised(optim.adam(root), l1=0.1, l2=0.05),
+    "clipped": lambda: optim.clipped(optim.sgd(0.5, momentum=0.5), 0.3),
+    "clipped, then l1": lambda: optim.clipped(optim.penalised(optim.adam(root), l1=0.1), 0.3)}
 
 
 def model(params: Any, x: Any, y: Any) -> Any:
@@ -99,10 +104,33 @@ def test_every_optimizer_makes_the_same_steps(name: str, dtype: type) -> None:
 @pytest.mark.parametrize("options", [
     {"validation": 0.3, "metrics": {"first": lambda params, x, y: params["b"][0] * len(y)}},
     {"patience": 2, "validation": examples(11), "optimizer": optim.adam(0.2)}, {"patience": 1, "reduce": "sum"},
-    {"sample_weight": np.linspace(0.0, 2.0, 37), "validation": 0.2}, {"l1": 0.01, "l2": 0.1}], ids=lambda o: ", ".join(o))
+    {"sample_weight": np.linspace(0.0, 2.0, 37), "validation": 0.2}, {"l1": 0.01, "l2": 0.1},
+    {"clip_norm": 0.3, "l2": 0.1, "patience": 3}], ids=lambda o: ", ".join(o))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_option_makes_the_same_steps(options: dict[str, Any], dtype: type) -> None:
     assert_same(*both(params=parameters(dtype), data=examples(37, dtype), epochs=9, batch_size=10, seed=3, **options))
+
+
+NUMBERS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1e-300, 1e300, 3e38, 1e-45, float("nan"), float("inf")])
+
+
+@settings(deadline=None)
+@given(numbers=st.lists(NUMBERS, min_size=1, max_size=40), norm=st.floats(1e-300, 1e300),
+       dtype=st.sampled_from(["f4", "f8"]))
+@example([3.0, 4.0], 5.0, "f8")                             # as long as it may be
+@example([0.0] * 9, 1.0, "f4")
+@example([float("inf"), 1.0], 1.0, "f8")
+def test_machine_code_shortens_a_gradient_as_numpy_does(numbers: list[float], norm: float, dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        gradient = np.array(numbers).astype(dtype)
+    (expected,) = optim.shortened([gradient], norm)
+    row = np.zeros(len(numbers) + -len(numbers) % place.SQUARES, dtype)
+    row[:len(numbers)] = gradient
+    code = training._training(np.dtype(dtype), 64 // row.itemsize).address("jitgrad_clip")
+    ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(code)(row.ctypes.data, len(numbers), int(np.float64(norm).view(np.int64)),
+                                                        0, 0, 0)
+    assert row[:len(numbers)].tobytes() == expected.tobytes()
+    assert not row[len(numbers):].any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -239,7 +267,7 @@ def test_a_wrong_label_is_named_by_the_callers_index() -> None:
 
 
 @pytest.mark.parametrize("why", ["custom optimizer", "float parameters", "mixed dtypes", "debug_nans", "large", "device",
-                                 "clipping"])
+                                 "clipped twice", "penalty before clipping"])
 def test_where_the_loop_is_not_taken(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, keywords = parameters(), {"epochs": 2, "progress": False, "device": "cpu"}
     if why == "custom optimizer":
@@ -252,8 +280,10 @@ def test_where_the_loop_is_not_taken(why: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(loop, "STEP_WORK", 100)
     elif why == "device":
         keywords["device"] = "interpret"
-    elif why == "clipping":
-        keywords["clip_norm"] = 1.0
+    elif why == "clipped twice":
+        keywords |= {"optimizer": optim.clipped(optim.sgd(0.1), 2.0), "clip_norm": 1.0}
+    elif why == "penalty before clipping":
+        keywords |= {"optimizer": optim.clipped(optim.sgd(0.1), 2.0), "l2": 0.1}
     with counting_slices() as calls:
         if why == "debug_nans":
             with jg.debug_nans():

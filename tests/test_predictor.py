@@ -43,11 +43,11 @@ def table(target: str, rows: int = 40) -> Path:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_saved_model_predicts_what_the_training_computed(target: str, loss: str, dtype: str):
     path = table(target)
-    dataset = data.load_csv(path, target, held_out=0.0)
+    dataset = data.load_table(path, target, held_out=0.0)
     trained = recipes.run(dataset, replace(TRAINING, loss=loss, dtype=dtype), progress=False)
     trained.predictor.save("model.safetensors")
     loaded = predictor.load("model.safetensors").on("interpret")
-    found = loaded.predict_csv(path)
+    found = loaded.predict_table(path)
     outputs = trained.predict(dataset.train[0])
     if target == "price":
         np.testing.assert_array_equal(found.values, outputs[:, 0].astype(np.float64) * dataset.target_std
@@ -70,8 +70,8 @@ def test_a_saved_model_predicts_what_the_training_computed(target: str, loss: st
 
 def test_the_result_is_the_table_with_columns_added():
     path = table("plan")
-    trained = recipes.run(data.load_csv(path, "plan"), TRAINING, progress=False)
-    found = trained.predictor.predict_csv(path)
+    trained = recipes.run(data.load_table(path, "plan"), TRAINING, progress=False)
+    found = trained.predictor.predict_table(path)
     rows = list(csv.reader(io.StringIO(found.csv())))
     given = list(csv.reader(io.StringIO(path.read_text())))
     assert [row[:5] for row in rows] == given
@@ -84,13 +84,13 @@ def test_the_result_is_the_table_with_columns_added():
 
 def test_columns_may_be_elsewhere_and_others_are_carried_along():
     path = table("price")
-    model = recipes.run(data.load_csv(path, "price"), TRAINING, progress=False).predictor
+    model = recipes.run(data.load_table(path, "price"), TRAINING, progress=False).predictor
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     with open("new.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["remark", "town", "built", "area"], delimiter=";", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "remark": "x", "area": row["area"].replace(".", ",")} for row in rows)
-    found, same = model.predict_csv("new.csv"), model.predict_csv(path)
+    found, same = model.predict_table("new.csv"), model.predict_table(path)
     np.testing.assert_array_equal(found.values, same.values)
     assert found.metrics == {}
     assert found.table.header == ["remark", "town", "built", "area"]
@@ -98,9 +98,9 @@ def test_columns_may_be_elsewhere_and_others_are_carried_along():
 
 def test_a_category_that_the_training_never_met_counts_as_none_and_is_reported():
     path = table("price")
-    model = recipes.run(data.load_csv(path, "price"), TRAINING, progress=False).predictor
+    model = recipes.run(data.load_table(path, "price"), TRAINING, progress=False).predictor
     Path("new.csv").write_text("area,town,built\n50,Rome,2012-05-01\n50,,2012-05-01\n50,Ulm,2012-05-01\n")
-    found = model.predict_csv("new.csv")
+    found = model.predict_table("new.csv")
     assert found.unknown == {"town": [(2, "Rome")]}
     assert found.values[0] == found.values[1] != found.values[2]
 
@@ -113,10 +113,10 @@ def test_a_category_that_the_training_never_met_counts_as_none_and_is_reported()
     ("area,town,built\n", ["no row"]),
 ])
 def test_a_table_that_does_not_fit_is_an_error(text: str, says: list[str]):
-    model = recipes.run(data.load_csv(table("price"), "price"), TRAINING, progress=False).predictor
+    model = recipes.run(data.load_table(table("price"), "price"), TRAINING, progress=False).predictor
     Path("new.csv").write_text(text)
     with pytest.raises(DataError) as caught:
-        model.predict_csv("new.csv")
+        model.predict_table("new.csv")
     for part in says:
         assert part in str(caught.value)
     with pytest.raises(ShapeError, match=r"takes 5 features.*\n.*\(2, 3\)\n.*area, area missing, town=Bonn"):
@@ -125,20 +125,20 @@ def test_a_table_that_does_not_fit_is_an_error(text: str, says: list[str]):
 
 @pytest.mark.parametrize("truth", ["", "?", "dear", "1e"])
 def test_a_target_that_is_not_known_is_not_needed(truth: str):
-    model = recipes.run(data.load_csv(table("price"), "price"), TRAINING, progress=False).predictor
+    model = recipes.run(data.load_table(table("price"), "price"), TRAINING, progress=False).predictor
     Path("new.csv").write_text(f"area,town,built,price\n50,Ulm,2012-05-01,{truth}\n50,Ulm,2012-05-01,9\n")
-    found = model.predict_csv("new.csv")
+    found = model.predict_table("new.csv")
     assert found.metrics == {}
     assert found.values[0] == found.values[1]
 
 
 def test_a_checkpoint_is_a_model_too():
     path = table("risk")
-    dataset = data.load_csv(path, "risk")
+    dataset = data.load_table(path, "risk")
     recipe = replace(TRAINING, validation=0.2, patience=1)
     trained = recipes.run(dataset, recipe, progress=False, checkpoint="run.safetensors")
-    np.testing.assert_array_equal(predictor.load("run.safetensors").predict_csv(path).values,
-                                  trained.predictor.predict_csv(path).values)
+    np.testing.assert_array_equal(predictor.load("run.safetensors").predict_table(path).values,
+                                  trained.predictor.predict_table(path).values)
 
 
 def _broken(about: Any) -> list[Any]:
@@ -149,7 +149,7 @@ def _broken(about: Any) -> list[Any]:
 
 @pytest.mark.parametrize("activation", jg.nn.ACTIVATIONS)
 def test_any_of_the_activations_may_follow_a_hidden_layer(activation: str):
-    dataset = data.load_csv(table("price"), "price", held_out=0.0)
+    dataset = data.load_table(table("price"), "price", held_out=0.0)
     trained = recipes.run(dataset, replace(TRAINING, activation=activation), progress=False)
     trained.predictor.save("model.safetensors")
     outputs = predictor.load("model.safetensors").on("interpret").outputs(dataset.train[0])
@@ -157,13 +157,13 @@ def test_any_of_the_activations_may_follow_a_hidden_layer(activation: str):
 
 
 def test_an_activation_that_there_is_not_is_named():
-    dataset = data.load_csv(table("price"), "price")
+    dataset = data.load_table(table("price"), "price")
     with pytest.raises(ArgumentError, match=r"(?s)no activation 'cube'.*Choose from gelu"):
         recipes.run(dataset, replace(TRAINING, activation="cube"), progress=False)
 
 
 def test_other_files_are_refused():
-    trained = recipes.run(data.load_csv(table("price"), "price"), TRAINING, progress=False)
+    trained = recipes.run(data.load_table(table("price"), "price"), TRAINING, progress=False)
     for metadata in _broken(trained.predictor.as_json()):
         jg.save("other.safetensors", trained.result.params, metadata)
         with pytest.raises(CheckpointError, match="not what is needed to predict"):
@@ -204,4 +204,4 @@ def test_built_in_data_sets_are_predicted_for_by_their_columns_names():
     run("train", "moons", *QUICK, "--out", "moons")
     Path("points.csv").write_text("x2,x1\n0.5,-1\n-0.5,1\n")
     loaded = predictor.load("moons")
-    np.testing.assert_array_equal(loaded.predict_csv("points.csv").values, loaded.predict([[-1.0, 0.5], [1.0, -0.5]]))
+    np.testing.assert_array_equal(loaded.predict_table("points.csv").values, loaded.predict([[-1.0, 0.5], [1.0, -0.5]]))

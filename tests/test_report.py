@@ -142,7 +142,7 @@ def test_numbers_are_shown_as_predictions_and_names_are_escaped(tmp_path: Path):
     rows = np.random.default_rng(0).normal(size=(50, 2))
     table = tmp_path / "table.csv"
     table.write_text("<a>&,price\n" + "".join(f"{a},{3 * a + b / 10}\n" for a, b in rows))
-    training = recipes.run(data.load_csv(str(table), "price"), recipes.Recipe(hidden=(), epochs=2, device="interpret"),
+    training = recipes.run(data.load_table(str(table), "price"), recipes.Recipe(hidden=(), epochs=2, device="interpret"),
                            progress=False)  # fmt: skip
     text = report.page(training)
     page = Page(text)

@@ -7,6 +7,7 @@ the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -66,7 +67,8 @@ class Model:
     def __init__(self, kernel: CpuKernel, update: CpuKernel, parameters: int, averages: int, others: int):
         self._kernel, self._update = kernel, update
         lanes, kept, self._width = kernel.plan.lanes, 1 + averages, parameters + others
-        room = -(-(self._width + lanes) // lanes) * lanes               # whole vectors, all aligned
+        unit = max(lanes, place.SQUARES)
+        room = -(-(self._width + unit) // unit) * unit                  # whole vectors, all aligned
         memory = aligned((2 * kept + 1) * room, kernel.program.dtype)
         memory[:] = 0
         self._rows = memory.reshape(2 * kept + 1, room)
@@ -97,6 +99,7 @@ class Model:
         table[place.UPDATE] = update.template[place.BODY]
         for at, name in ((place.SETTLE, "settle"), (place.FINITE, "finite"), (place.COPY, "copy")):
             table[at] = code.address(f"jitgrad_{name}")
+        self._clip = code.address("jitgrad_clip")
         table[place.GRADIENT], table[place.NEW], table[place.PARAMETERS] = address(gradient), self._outputs[0], count
         table[place.INPUTS], table[place.OUTPUTS] = address(self._inputs), address(self._outputs)
         table[place.UPDATED] = address(sums)
@@ -105,8 +108,10 @@ class Model:
         own.table[place.SHARED] = address(rows[0])
         self._table, self._kept = table, (copies, rows, sums)
 
-    def run(self, batched: Sequence[Array], steps: Plan, scalars: Array) -> tuple[int, int, Array]:
+    def run(self, batched: Sequence[Array], steps: Plan, scalars: Array, norm: float) -> tuple[int, int, Array]:
         """Make these steps over rows of `batched`, (n, width) each; a row of `scalars` is what an update shares.
+
+        norm: the greatest length of a gradient, inf for any
 
         Returns how many were made, why the next one was not (0: there is none), and the losses, that one's included.
         """
@@ -119,6 +124,8 @@ class Model:
         table[place.STEP_LINES], table[place.STEP_COUNT] = address(steps.lines), count
         table[place.SCALARS] = address(scalars) if scalars.size else 0
         table[place.SCALAR_BYTES] = scalars.shape[1] * scalars.itemsize
+        table[place.CLIP] = self._clip if norm < math.inf else 0
+        table[place.NORM] = np.float64(norm).view(np.int64)
         table[place.LOSSES], table[place.STEP_SUMS], table[place.DONE] = address(losses), address(sums), 0
         shell("run_steps")(address(table))
         done, why = int(table[place.DONE]), int(self._status[1])

@@ -21,13 +21,15 @@ class Work(NamedTuple):
     """Steps to be made in one call: for each line the same ones, of its own examples and with its own scalars.
 
     steps: (first, size) of each, within the order; order: (rows, …), which examples, None: all of them in every step, as
-    they lie; scalars: (rows, steps, width) float64, what the parameters share in an update.
+    they lie; scalars: (rows, steps, width) float64, what the parameters share in an update; norms: (rows,) float64, the
+    greatest length of a gradient, inf for any.
     """
 
     lines: Sequence[Line]
     steps: Sequence[tuple[int, int]]
     order: npt.NDArray[Any] | None
     scalars: npt.NDArray[np.float64]
+    norms: npt.NDArray[np.float64]
 
 
 class Outcome(NamedTuple):

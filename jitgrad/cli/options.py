@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jitgrad.layers import ACTIVATIONS
+from jitgrad.tables import ENDINGS
 
 
 class Loss(StrEnum):
@@ -42,8 +43,8 @@ class Dtype(StrEnum):
 
 
 def _complete_data(incomplete: str) -> list[str]:
-    """The built-in data sets, CSV files and folders."""
-    return [name for name in ("moons", "digits") if name.startswith(incomplete)] + _files(incomplete, ".csv", ".tsv", ".txt")
+    """The built-in data sets, tables and folders."""
+    return [name for name in ("moons", "digits") if name.startswith(incomplete)] + _complete_table(incomplete)
 
 
 def _complete_model(incomplete: str) -> list[str]:
@@ -51,7 +52,7 @@ def _complete_model(incomplete: str) -> list[str]:
 
 
 def _complete_table(incomplete: str) -> list[str]:
-    return _files(incomplete, ".csv", ".tsv", ".txt")
+    return _files(incomplete, *ENDINGS)
 
 
 def _complete_function(incomplete: str) -> list[str]:
@@ -76,7 +77,8 @@ def _complete_device(incomplete: str) -> list[str]:
 
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="moons, digits, or a CSV file with a header line.",
+    str, typer.Argument(metavar="DATA", help="moons, digits, or a table: a CSV file with a header line, .csv.gz, .parquet, "
+                                               ".arrow, .feather.",
                         autocompletion=_complete_data)
 ]
 ModelArgument = Annotated[
@@ -84,7 +86,7 @@ ModelArgument = Annotated[
                                               "or a checkpoint.", autocompletion=_complete_model)
 ]
 TableArgument = Annotated[
-    str, typer.Argument(metavar="FILE.csv", help="The rows to predict for, with a header line.",
+    str, typer.Argument(metavar="FILE", help="The rows to predict for: a table as `train` takes.",
                         autocompletion=_complete_table)
 ]
 FunctionArgument = Annotated[
@@ -92,16 +94,16 @@ FunctionArgument = Annotated[
                         autocompletion=_complete_function)
 ]
 TargetOption = Annotated[
-    str | None, typer.Option("--target", metavar="COLUMN", help="The CSV column to predict; needed for a CSV file.")
+    str | None, typer.Option("--target", metavar="COLUMN", help="The column to predict; needed for a table.")
 ]
 FeaturesOption = Annotated[
-    str | None, typer.Option(metavar="A,B,...", help="The CSV columns to predict from; all others by default.")
+    str | None, typer.Option(metavar="A,B,...", help="The columns to predict from; all others by default.")
 ]
 IgnoreOption = Annotated[
-    str | None, typer.Option(metavar="A,B,...", help="CSV columns not to use, such as a row's number.")
+    str | None, typer.Option(metavar="A,B,...", help="Columns not to use, such as a row's number.")
 ]
 CategoriesOption = Annotated[
-    str | None, typer.Option(metavar="A,B,...", help="CSV columns whose numbers are names, such as postcodes.")
+    str | None, typer.Option(metavar="A,B,...", help="Columns whose numbers are names, such as postcodes.")
 ]
 DelimiterOption = Annotated[
     str | None, typer.Option(help="What separates the cells of the CSV file. Default: found in the header.")
@@ -116,13 +118,13 @@ LossOption = Annotated[
 HiddenOption = Annotated[
     str | None,
     typer.Option(metavar="N,M,...", help="Widths of the hidden layers, '' for a linear model. "
-                                         "Default: 16,16 for moons, 32 for digits, 32,16 for CSV."),
+                                         "Default: 16,16 for moons, 32 for digits, 32,16 for a table."),
 ]
 ActivationOption = Annotated[
     Activation | None, typer.Option(help="After a hidden layer. Default: relu for moons, else tanh.")
 ]
 EpochsOption = Annotated[
-    int | None, typer.Option(min=1, help="Passes over the data. Default: 100 for moons, 60 for digits, 50 for CSV.")
+    int | None, typer.Option(min=1, help="Passes over the data. Default: 100 for moons, 60 for digits, 50 for a table.")
 ]
 BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Examples per step. Default: 50 for moons, else 64.")]
 LearningRateOption = Annotated[float, typer.Option(help="Adam's.")]
@@ -170,4 +172,4 @@ def numbers(text: str, option: str, least: int) -> tuple[int, ...]:
 
 def is_table(data: str) -> bool:
     """Whether DATA is meant as a file."""
-    return data.lower().endswith((".csv", ".tsv", ".txt")) or Path(data).exists()
+    return data.lower().endswith(ENDINGS) or Path(data).exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,17 +17,18 @@ def predict(
     model: ModelArgument,
     table: TableArgument,
     out: Annotated[
-        str | None, typer.Option(metavar="FILE.csv", help="Write the CSV there. Default: print it.")
+        str | None, typer.Option(metavar="FILE.csv", help="Write the CSV there, compressed if it ends in .gz. Default: "
+                                                          "print it.")
     ] = None,
     delimiter: DelimiterOption = None,
     decimal: DecimalOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict for each row of a CSV file with a model that `jitgrad train` or `sweep` wrote.
+    """Predict for each row of a CSV, Parquet or Arrow file with a model that `jitgrad train` or `sweep` wrote.
 
     The file needs the columns that the model was trained with; others are carried along. The result is the same table,
-    separated by commas, with a column `predicted …` more, and a probability for each class where the loss was a
+    as CSV, with a column `predicted …` more, and a probability for each class where the loss was a
     cross-entropy. If the target is there as well, its accuracy or root mean squared error is reported. A category that the
     training never met counts as none of those it knows, and is reported.
 
@@ -39,16 +39,19 @@ def predict(
     - `jitgrad predict houses new.csv --out priced.csv`
     """
     with terminal.reporting(as_json):
-        from jitgrad import predictor
+        from jitgrad import predictor, tables
 
-        found = predictor.load(model).on(device).predict_csv(table, delimiter, decimal)
+        if out is not None and tables.is_arrow(out):
+            raise typer.BadParameter(f"--out is written as CSV, which {out!r} is no name of; call it .csv, say.")
+        found = predictor.load(model).on(device).predict_table(table, delimiter, decimal)
         if out is not None:
-            Path(out).write_text(found.csv(), encoding="utf-8")
+            with tables.open_text(out, "w") as file:
+                file.write(found.csv())
         if as_json:
             terminal.print_json({
                 "ok": True, "target": found.target, "predictions": found.values.tolist(), "classes": list(found.classes),
                 "probabilities": None if found.probabilities is None else found.probabilities.tolist(),
-                "unknown": {column: [{"line": line, "text": text} for line, text in cells]
+                "unknown": {column: [{found.table.source.unit: place, "text": text} for place, text in cells]
                             for column, cells in found.unknown.items()},
                 "metrics": found.metrics, "files": [] if out is None else [out]})
             return
@@ -64,6 +67,6 @@ def _say(found: Predictions) -> None:
     for name, value in found.metrics.items():
         typer.echo(f"{name}: {terminal.metric(name, value)}", err=True)
     for column, cells in found.unknown.items():
-        line, text = cells[0]
-        typer.echo(f"column {column!r}: no category that the training had in rows: {len(cells):,}, such as {text!r} in line "
-                   f"{line}; it counts as none", err=True)
+        place, text = cells[0]
+        typer.echo(f"column {column!r}: no category that the training had in rows: {len(cells):,}, such as {text!r} in "
+                   f"{found.table.source.unit} {place}; it counts as none", err=True)

@@ -39,6 +39,7 @@ from jitgrad.cli.options import (
     widths,
 )
 from jitgrad.errors import require
+from jitgrad.tables import ENDINGS, read_table
 
 if TYPE_CHECKING:
     from jitgrad.data import Dataset
@@ -91,10 +92,11 @@ def train(
 ) -> None:
     """Train a multilayer perceptron and measure it on a held-out fifth of the examples.
 
-    A CSV file's columns may hold numbers, dates (2024-12-31) or the names of categories; missing ones are filled in, and
-    other text is left out. What each column was taken for is printed. The target is a class if it holds text or at most 20
-    distinct integers in two rows each on average, and a number otherwise; --loss mse or huber makes it a number, the other
-    losses a class. Numbers and dates are standardised.
+    DATA may be a table: CSV with a header line, or with pyarrow a Parquet or Arrow file. Its columns may hold numbers, dates
+    (2024-12-31) or the names of categories; missing ones are filled in, and other text is left out. What each column was
+    taken for is printed. The target is a class if it holds text or at most 20 distinct integers in two rows each on
+    average, and a number otherwise; --loss mse or huber makes it a number, the other losses a class. Numbers and dates are
+    standardised.
 
     Examples:
 
@@ -188,16 +190,16 @@ def dataset_of(data: str, target: str | None, features: str | None, ignore: str 
         given = {"--target": target, "--features": features, "--ignore": ignore, "--categories": categories,
                  "--delimiter": delimiter, "--decimal": decimal}
         if any(value is not None for value in given.values()):
-            raise typer.BadParameter(f"{', '.join(given)} are for CSV files; {data} has its own columns.")
+            raise typer.BadParameter(f"{', '.join(given)} are for tables; {data} has its own columns.")
         return sets.load_moons() if data == "moons" else sets.load_digits()
     if not is_table(data):
-        raise typer.BadParameter(f"DATA must be moons, digits or a CSV file, not {data!r}.")
+        raise typer.BadParameter(f"DATA must be moons, digits or a file ({', '.join(ENDINGS)}), not {data!r}.")
     if target is None:
-        columns = sets.read_table(data, delimiter, decimal).header
-        raise typer.BadParameter(f"A CSV file needs --target COLUMN, the column to predict: {', '.join(columns)}.")
+        columns = read_table(data, delimiter, decimal).header
+        raise typer.BadParameter(f"A table needs --target COLUMN, the column to predict: {', '.join(columns)}.")
     if recipe.loss == "auto":
         task = "auto"
     else:
         task = "regression" if recipe.loss in recipes.NUMBER_LOSSES else "classification"
-    return sets.load_csv(data, target, task=task, features=names(features), ignore=names(ignore) or (),
-                         categories=names(categories) or (), delimiter=delimiter, decimal=decimal)
+    return sets.load_table(data, target, task=task, features=names(features), ignore=names(ignore) or (),
+                           categories=names(categories) or (), delimiter=delimiter, decimal=decimal)

@@ -144,6 +144,6 @@ def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
 def training(dtype: np.dtype[Any], lanes: int) -> ir.Module:
     """What the shell of training steps calls besides, for all programs of a dtype."""
     module = ir.Module("jitgrad")
-    for kernel in (steps.settle, steps.finite, steps.copy):
+    for kernel in (steps.settle, steps.clip, steps.finite, steps.copy):
         kernel(module, dtype, lanes)
     return module
