@@ -83,7 +83,8 @@ def emulated(size: int = HEAP) -> Iterator[Device]:
 
     @contextmanager
     def on(number: int) -> Iterator[None]:
-        yield
+        with cuda_memory.translated():
+            yield
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "problem", lambda: None)
         for module in (backend, cuda_copies, cuda_training):

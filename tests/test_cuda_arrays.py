@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,13 +166,71 @@ def test_memory_kept_for_later_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     cuda_memory.release()
 
 
-def test_a_fault_is_an_error_of_jitgrad(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(size: int) -> Any:
-        raise cuda_memory.Failure("[700] CUDA_ERROR_ILLEGAL_ADDRESS")
-    monkeypatch.setattr(cuda_memory, "_ask", fail)
+def test_memory_goes_back_at_an_allocation_and_not_where_its_owner_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There a CUDA context is current; where the garbage collector runs there may be none.
+    back: list[int] = []
+
+    class Memory:
+        def __init__(self, size: int):
+            self.size, self.__cuda_array_interface__ = size, {"data": (4096, False)}
+
+        def __del__(self) -> None:
+            back.append(self.size)
+    monkeypatch.setattr(cuda_memory, "_ask", Memory)
+    monkeypatch.setattr(cuda_memory, "KEPT", 8_192)
+    cuda_memory.release()
+    for size in (1_024, 4_096, 8_192):
+        cuda_memory.allocate((size,), np.uint8)
+    assert not back
+    kept = cuda_memory.allocate((512,), np.uint8)
+    assert back == [8_192], "the largest first, until the rest may stay"
+    cuda_memory.release()
+    assert sorted(back) == [1_024, 4_096, 8_192]
+    del kept
+
+
+@pytest.mark.parametrize("failure", cuda_memory.FAILURES)
+@pytest.mark.parametrize("where", ["launch", "upload", "download"])
+def test_a_fault_is_an_error_of_jitgrad(where: str, failure: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise failure("CUDA_ERROR_ILLEGAL_ADDRESS")
     kernel = backend.CudaKernel(PROGRAMS["elementwise"](np.dtype("float32")))
-    with pytest.raises(errors.DeviceError, match=r"(?s)the GPU failed: .*ILLEGAL_ADDRESS.*start another"):
-        kernel(*batch_for(kernel.program, 10), 10)
+    with emulated():
+        there = cuda_memory.upload(np.ones(3))
+        monkeypatch.setattr(*{"launch": (backend, "launch"), "upload": (cuda_memory, "fill"),
+                              "download": (cuda_memory, "download")}[where], fail)
+        with pytest.raises(errors.DeviceError, match=r"(?s)the GPU failed: CUDA_ERROR_ILLEGAL_ADDRESS.*start another"):
+            _ = there.copy_to_host() if where == "download" else kernel(*batch_for(kernel.program, 10), 10)
+
+
+def test_the_first_of_several_failures_is_told() -> None:
+    # After a fault everything fails, leaving the context too.
+    numbas, of_core = cuda_memory.FAILURES
+    with pytest.raises(errors.DeviceError, match="the GPU failed: the launch"), cuda_memory.translated():
+        try:
+            raise of_core("the launch")
+        finally:
+            raise numbas("cuCtxPopCurrent")
+
+
+def test_memory_for_no_batch_is_missed_by_its_own_name() -> None:
+    told = r"(?s)no room for 512 bytes more: 3 of its 9 bytes are free.*Free device"
+    with pytest.raises(errors.DeviceError, match=told), cuda_memory.translated():
+        raise cuda_memory.OutOfMemory(512, 3, 9)
+
+
+def test_threads_that_launch_leave_the_filters_of_warnings_as_they_are() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    class Slow:
+        def __getitem__(self, how: Any) -> Any:
+            warnings.warn("a small grid", stacklevel=1)
+            time.sleep(0.001)
+            return lambda *args: args
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda k: cuda_copies.launch(Slow(), k, 32), range(16))) == [None] * 16
+    assert warnings.filters == before
 
 
 def test_a_forked_process_is_refused_and_told_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,8 @@ class CudaKernel:
             return self._run(shared, batched, n, divisor)
 
     @contextmanager
-    def running(self, n: int) -> Iterator[None]:
-        """A call's turn on the device, and its errors as jitgrad's."""
+    def running(self, n: int = 0) -> Iterator[None]:
+        """A call's turn on the device, and its errors as jitgrad's; n: examples, where it is about a batch."""
         missing = None if SIMULATED else problem()
         if missing is not None:
             raise errors.DeviceError(errors.explain(
@@ -127,25 +127,18 @@ class CudaKernel:
             try:
                 yield
             except memory.OutOfMemory as error:
-                raise self._no_room(error, n) from error
-            except memory.Failure as error:
-                raise errors.DeviceError(errors.explain(
-                    f"the GPU failed: {error}", None,
-                    "What lies on the host is as it was. After a fault inside a kernel this process cannot use the GPU any "
-                    "more: start another.")) from error
+                raise (self._no_room(error, n) if n else memory.no_room(error)) from error
             finally:
                 self._held.done()
 
     def _no_room(self, error: memory.OutOfMemory, n: int) -> errors.DeviceError:
         example = self.program.dtype.itemsize * max(1, sum(self.layout.widths))
         fitting = int(0.8 * error.free) // example
-        advice = "Free device memory that other arrays and programs hold."
+        advice = ""
         if self.layout.widths and 0 < fitting < n:
             digits = 10 ** (len(str(fitting)) - 1)
             advice = f"Call it on parts of the batch: about {fitting // digits * digits:,} examples fit."
-        return errors.DeviceError(errors.explain(
-            f"the GPU has no room for {error.asked:,} bytes more, for a batch of {n:,} examples of {example:,} bytes: "
-            f"{error.free:,} of its {error.total:,} bytes are free.", None, advice))
+        return memory.no_room(error, f", for a batch of {n:,} examples of {example:,} bytes", advice)
 
     def _run(self, shared: Array | SharedNumbers, batched: list[DeviceArray], n: int, divisor: int) -> DeviceResults:
         layout, form, held, dtype = self.layout, self._form, self._held, self.program.dtype

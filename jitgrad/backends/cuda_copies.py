@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,17 @@ BLOCKS = 1024                      # at most; a thread moves several numbers
 
 def launch(kernel: Any, grid: int, block: Any, *args: Any, shared: int = 0) -> None:
     """Start a kernel on the default stream; shared: bytes of shared memory beside what the kernel names itself."""
-    with warnings.catch_warnings():
+    _configured(kernel, grid, block, shared)(*args)
+
+
+_CONFIGURING = threading.Lock()    # the filters of warnings are the process's: two threads' changes would not nest
+
+
+@lru_cache(256)
+def _configured(kernel: Any, grid: int, block: Any, shared: int) -> Any:
+    with _CONFIGURING, warnings.catch_warnings():
         warnings.simplefilter("ignore")             # numba warns of small grids; a small batch has one
-        configured = kernel[grid, block, 0, shared]
-    configured(*args)
+        return kernel[grid, block, 0, shared]
 
 
 def _over(size: int, kernel: Any, *args: Any) -> None:

@@ -1,12 +1,16 @@
 """A GPU's memory: lent and lent again, filled through pinned memory, and errors that say what is wrong.
 
 To ask the driver for memory, or to give it back, waits for the device; so memory whose last owner is gone is kept for the
-next one of that size, at most KEPT bytes. All work goes through CUDA's default stream, in order, so that it may be written
-anew while an earlier kernel that reads it is still running. In the simulator, device memory is NumPy's.
+next one of that size, at most KEPT bytes. Its owner may end anywhere, in any thread, where no CUDA context is current and
+the driver takes nothing back: so what is beyond KEPT goes back at the next allocation, which has a context. All work goes
+through CUDA's default stream, in order, so that memory may be written anew while an earlier kernel that reads it is still
+running. In the simulator, device memory is NumPy's.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import math
 import os
@@ -14,6 +18,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,11 +42,16 @@ _free: dict[tuple[int, int], list[Any]] = defaultdict(list)
 _process: list[int] = []           # the process that first used CUDA here
 
 
-class _Never(Exception):
-    """What the simulator raises instead of the driver's errors."""
+def _failures() -> tuple[type[Exception], ...]:
+    """The driver's errors, as numba raises them, and as cuda.core does, through which numba loads and launches kernels."""
+    found: list[type[Exception]] = []
+    for module, name in (("numba.cuda.cudadrv.error", "CudaDriverError"), ("cuda.core._utils.cuda_utils", "CUDAError")):
+        with contextlib.suppress(ImportError, AttributeError):
+            found.append(getattr(importlib.import_module(module), name))
+    return tuple(found)
 
 
-Failure: type[Exception] = getattr(importlib.import_module("numba.cuda.cudadrv.error"), "CudaDriverError", _Never)
+FAILURES = () if SIMULATED else _failures()
 
 
 class OutOfMemory(Exception):
@@ -62,8 +72,7 @@ class _Lease:
 
     def __del__(self) -> None:
         with _LOCK:
-            if sum(size * len(blocks) for (_, size), blocks in _free.items()) + self.key[1] <= KEPT:
-                _free[self.key].append(self.memory)
+            _free[self.key].append(self.memory)
 
 
 def has_been_used() -> bool:
@@ -89,6 +98,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, device: int = 0) -> D
     key = device, size
     with _LOCK:
         memory = _free[key].pop() if _free[key] else _new(size)
+        _trim()
     return DeviceArray(_address(memory), shape, dtype, _Lease(key, memory), device, platform=CPU if SIMULATED else CUDA)
 
 
@@ -108,8 +118,31 @@ def _new(size: int) -> Any:
         raise OutOfMemory(size, free, total) from error
 
 
+def _trim() -> None:
+    """Give back to the driver what is kept beyond KEPT, the largest first."""
+    while sum(size * len(blocks) for (_, size), blocks in _free.items()) > KEPT:
+        _free[max((key for key, blocks in _free.items() if blocks), key=lambda key: key[1])].pop()
+
+
 def _ask(size: int) -> Any:
-    return np.empty(size, np.uint8) if SIMULATED else cuda.device_array(size, np.uint8)
+    if SIMULATED:
+        return np.empty(size, np.uint8)
+    found = cuda.device_array(size, np.uint8)
+    _end_in_a_context()
+    return found
+
+
+@cache
+def _end_in_a_context() -> None:
+    """Have a context current when the interpreter ends: numba gives the driver everything back then.
+
+    To be called once there is device memory: what is registered last runs first, and numba's finalizers come with memory.
+    """
+    def enter() -> None:
+        with contextlib.suppress(*FAILURES):
+            if forked() is None:
+                cuda.current_context()
+    atexit.register(enter)
 
 
 def _room() -> tuple[int, int]:
@@ -162,26 +195,29 @@ def fill(target: DeviceArray, host: Array) -> None:
     if len(given) < STAGED:
         into.copy_to_device(given)
         return
-    # One buffer is filled while the other is on its way.
-    stream, (stages, sent) = cuda.stream(), _stages()
-    for number, start in enumerate(range(0, len(given), STAGE)):
-        stage, event = stages[number % 2], sent[number % 2]
-        event.synchronize()
-        piece = given[start:start + STAGE]
-        stage[:len(piece)] = piece
-        into[start:start + len(piece)].copy_to_device(stage[:len(piece)], stream=stream)
-        event.record(stream)
-    stream.synchronize()
+    with _STAGING:
+        # One buffer is filled while the other is on its way.
+        stream, stages, sent = _stages()
+        for number, start in enumerate(range(0, len(given), STAGE)):
+            stage, event = stages[number % 2], sent[number % 2]
+            event.synchronize()
+            piece = given[start:start + STAGE]
+            stage[:len(piece)] = piece
+            into[start:start + len(piece)].copy_to_device(stage[:len(piece)], stream=stream)
+            event.record(stream)
+        stream.synchronize()
 
 
+_STAGING = threading.Lock()        # the pinned buffers serve one thread at a time
 _pinned: dict[int, Any] = {}
 
 
 def _stages() -> Any:
-    """Two pinned buffers of this GPU's context, and for each an event: its last copy has ended."""
+    """A stream of this GPU's context, two pinned buffers, and for each an event: its last copy has ended."""
     number = cuda.current_context().device.id
     if number not in _pinned:
-        _pinned[number] = [cuda.pinned_array(STAGE, np.uint8) for _ in range(2)], [cuda.event() for _ in range(2)]
+        buffers, sent = zip(*((cuda.pinned_array(STAGE, np.uint8), cuda.event()) for _ in range(2)), strict=True)
+        _pinned[number] = cuda.stream(), buffers, sent
     return _pinned[number]
 
 
@@ -203,7 +239,7 @@ def wait(device: int = 0) -> None:
 
 @contextmanager
 def on(device: int) -> Iterator[None]:
-    """Work on the GPU of that number; raises DeviceError where there is none."""
+    """Work on the GPU of that number; raises DeviceError where there is none, where it fails and where it has no room."""
     if SIMULATED:
         yield
         return
@@ -212,5 +248,29 @@ def on(device: int) -> Iterator[None]:
         raise errors.DeviceError(errors.explain(
             f"there is no device 'cuda:{device}'; this machine has {count} GPU{'s' * (count != 1)}.", None,
             f"Choose from: {', '.join(f'cuda:{k}' for k in range(count))}."))
-    with cuda.gpus[device]:
+    with translated(), cuda.gpus[device]:
         yield
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The driver's errors as jitgrad's."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise no_room(error) from error
+    except FAILURES as error:
+        first: BaseException = error                # leaving a context fails too, after a fault
+        while isinstance(first.__context__, FAILURES):
+            first = first.__context__
+        raise errors.DeviceError(errors.explain(
+            f"the GPU failed: {first}", None,
+            "What lies on the host is as it was. After a fault inside a kernel this process cannot use the GPU any more: "
+            "start another.")) from error
+
+
+def no_room(error: OutOfMemory, work: str = "", advice: str = "") -> errors.DeviceError:
+    """What to raise; work: what the memory is for."""
+    return errors.DeviceError(errors.explain(
+        f"the GPU has no room for {error.asked:,} bytes more{work}: {error.free:,} of its {error.total:,} bytes are free.",
+        None, advice or "Free device memory that other arrays and programs hold."))

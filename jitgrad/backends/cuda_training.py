@@ -186,7 +186,7 @@ class Steps:
         copies[:, self._count:self._shared] = others
         for k, start in enumerate(self._starts):
             copies[:, start:start + self._count] = numbers[:, k]
-        with self.kernel.running(len(numbers)):
+        with self.kernel.running():
             return memory.upload(copies, self.kernel.device)
 
     def numbers(self, models: DeviceArray) -> Array:
@@ -196,7 +196,7 @@ class Steps:
 
     def rows(self, batched: Callable[[], Sequence[Array | DeviceArray]]) -> list[DeviceArray]:
         """All examples on the device; those on the host are copied."""
-        with self.kernel.running(1):
+        with self.kernel.running():
             return [array if isinstance(array, DeviceArray) else memory.upload(array, self.kernel.device)
                     for array in batched()]
 
