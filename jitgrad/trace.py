@@ -133,18 +133,20 @@ def _kept() -> errors.TraceError:
         "Return what you need from the function instead of storing it outside."))
 
 
-def require(holds: Any, shown: Any, what: str, instead: str,
+def require(holds: Any, shown: Any, what: str, instead: str, place: str = "",
             kind: type[errors.JitgradError] = errors.LabelError) -> None:
     """Demand that a condition holds: now if it is eager, of every example at run time if it is traced.
 
     what: the complaint, "{value}" in it standing for the number of `shown` that broke it.
+    place: which of a sequence it is: "label 3"
     """
     where = errors.user_location()
 
     def explain(example: int | None, value: float) -> Exception:
-        place = "" if example is None else f" (example {example} of the batch)"
-        shown_value = f"{value:g}"
-        return kind(errors.explain(what.format(value=shown_value) + place, None if where is None else str(where),
+        places = [place] * bool(place) + ([] if example is None else [f"example {example} of the batch"])
+        named = f" ({' of '.join(places)})" if places else ""
+        shown_value = repr(int(value) if value.is_integer() else value)
+        return kind(errors.explain(what.format(value=shown_value) + named, None if where is None else str(where),
                                    instead))
     if isinstance(holds, Traced):
         holds.recorder.check(holds, shown, explain)
