@@ -14,7 +14,7 @@ import numpy as np
 from jitgrad import errors
 from jitgrad.compiler.graph import OPS, Op
 from jitgrad.trace import require
-from jitgrad.value import Traced, Value, apply, number_of, reference
+from jitgrad.value import Traced, Value, apply, reference
 
 
 def _scalar(op: Op, *args: Any) -> Any:
@@ -148,12 +148,14 @@ def take_one(rows: Any, index: Any, place: str = "") -> Any:
     if isinstance(index, Traced) and index.node.kind == "real":
         raise errors.TraceError(errors.explain("take() by a real number.", errors.user_location(),
                                                "Pass the index as an integer argument (an array of an integer dtype)."))
-    eager = not isinstance(index, Traced)
-    holds = 0 <= number_of(index) < n and number_of(index) % 1 == 0 if eager else (index >= 0) & (index < n)
-    require(holds, index, f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
+    if isinstance(index, Value) and not isinstance(index, Traced):
+        index = index.data                             # a read, from which the graph follows
+    traced = isinstance(index, Traced)
+    require((index >= 0) & (index < n) if traced else 0 <= index < n and index % 1 == 0, index,
+            f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
             "Check the class indices, and that the rows are as many as the classes.", place)
-    if eager:
-        return rows[int(number_of(index))]
+    if not traced:
+        return rows[int(index)]
     table = objects(rows) if isinstance(rows, list | tuple) else rows
     if table.ndim == 1:
         return apply(OPS["take"], index, *table)
