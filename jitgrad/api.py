@@ -26,6 +26,7 @@ from jitgrad.arguments import (
     paths,
     unflatten,
     unflattener,
+    whole_numbers,
 )
 from jitgrad.blocks import elsewhere
 from jitgrad.calls import Call, Layout, Recorded, fused
@@ -69,9 +70,9 @@ class Transformed:
             raise errors.ArgumentError(f"expected a function of one example, got {fun!r}")
         if reduce not in _REDUCTIONS:
             raise errors.ArgumentError(f"reduce must be 'mean', 'sum' or None; got {reduce!r}")
+        numbers = () if returns == "batch" else whole_numbers(argnums)
         self.fun, self.argnums, self.reduce, self.returns = fun, argnums, reduce, returns
         self.device = backends.check_name(device)
-        numbers = () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
         self._numbers, self._in_axes = numbers, in_axes
         self._calls: dict[Any, tuple[Call, Answer]] = {}
         fresh: tuple[Any, _Recordings] = (threading.RLock(), {})
@@ -174,7 +175,13 @@ class Transformed:
             if not -len(args) <= k < len(args):
                 raise errors.ArgumentError(f"argnums names argument {k}, but {self.__name__} was called with "
                                            f"{len(args)} arguments")
-        return Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), self._names(len(args)))
+        bound = Bound(args, Axes(self._in_axes, [k % len(args) for k in self._numbers]), self._names(len(args)))
+        if self.returns == "batch" and any(isinstance(leaf, Value) for leaf in bound.given):
+            place = next(k for k, leaf in enumerate(bound.given) if isinstance(leaf, Value))
+            raise errors.ArgumentError(errors.explain(
+                f"argument {bound.path(place)} of a batch() is a Value, which its gradient would not reach.", None,
+                "Close over it: what the function reads besides its arguments is differentiated."))
+        return bound
 
     def prepare(self, *args: Any) -> Call:
         """The call of these arguments: everything that depends only on their structure, shapes and dtypes."""
@@ -208,7 +215,7 @@ class Transformed:
         """The structure that argnums asks for, and from the gradients of leaves, in order, to it."""
         structures = arguments.children()
         numbers = [k % len(structures) for k in self._numbers]
-        if isinstance(self.argnums, int):
+        if not isinstance(self.argnums, Sequence):
             return structures[numbers[0]], unflattener(structures[numbers[0]])
         ranges, at = {}, 0
         for number in sorted(set(numbers)):
@@ -247,6 +254,7 @@ class Transformed:
             recorder.leaves.append(Leaf("the batch size", (), True, "real", sum(leaf.width for leaf in recorder.leaves)))
         program = Program(recorder.graph, recorder.leaves, nodes, recorder.checks, wrt, per_example, signature.dtype,
                           divisor)
+        recorder.close()
         return Recorded(program, recorder.captured, structure, [a.shape for a in arrays], {})
 
     def _demand_scalar(self, result: Any) -> None:

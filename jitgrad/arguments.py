@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import optree
 from jitgrad import errors
 from jitgrad.backends.device_arrays import DeviceArray, borrow
 from jitgrad.compiler.program import Leaf
-from jitgrad.value import Value
+from jitgrad.value import Traced, Value
 
 NAMESPACE = "jitgrad"
 _KINDS = {"f": "real", "i": "int", "u": "int", "b": "bool"}
@@ -79,9 +80,17 @@ def paths(structure: Any, names: Sequence[str]) -> list[str]:
 
 
 def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArray:
-    """A leaf as an array of numbers (an eager Value as its data), where it lies; raises DtypeError for anything else."""
+    """A leaf as an array of numbers (an eager Value as its data), where it lies; raises DtypeError for anything else.
+
+    A Value is a real number, as its gradient is, also where it holds an int: micrograd's biases begin as Value(0).
+    """
+    _refuse_traced(leaf, path)
     if isinstance(leaf, Value):
-        leaf = leaf.data
+        leaf = float(leaf.data) if isinstance(leaf.data, int) else leaf.data
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise errors.DtypeError(errors.explain(
+            f"argument {path()} is a masked array, whose masked entries hold numbers that mean nothing.", None,
+            "Pass array.filled(number), or the mask as an argument of its own: jg.where(mask, …, …)."))
     # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
     array = np.asarray(leaf) if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
@@ -98,6 +107,23 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
             f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
             "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
     return array
+
+
+def _refuse_traced(leaf: Any, path: Callable[[], str]) -> None:
+    """Raise TraceError for a value of a function that is being recorded: a kernel cannot be called for it."""
+    objects = leaf.flat if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "O" else [leaf]
+    if any(isinstance(v, Traced) for v in objects):
+        raise errors.TraceError(errors.explain(
+            f"a transformed function was called inside a traced one: its argument {path()} has no number yet.",
+            errors.user_location(), "Call the plain function instead. A gradient cannot be differentiated again."))
+
+
+def whole_numbers(argnums: Any) -> tuple[int, ...]:
+    """`argnums` as positions; raises ArgumentError for anything but a whole number or several."""
+    try:
+        return tuple(operator.index(k) for k in (argnums if isinstance(argnums, Sequence) else (argnums,)))
+    except TypeError:
+        raise errors.ArgumentError(f"argnums must be the position of an argument, or several; got {argnums!r}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +151,7 @@ class Axes:
         """The axis of every leaf of `args`."""
         if self.in_axes is None:
             prefix: Sequence[Any] = [None if k in self.argnums else 0 for k in range(len(args))]
-        elif isinstance(self.in_axes, int):
+        elif isinstance(self.in_axes, int | np.integer):
             prefix = [self.in_axes] * len(args)
         else:
             prefix = self.in_axes
@@ -133,22 +159,31 @@ class Axes:
             raise errors.ShapeError(errors.explain(
                 f"in_axes has {len(prefix)} entries for {len(args)} arguments.", None,
                 "Give one for each positional argument: None if it is shared by the batch, else its batch axis."))
-        axes: list[int | None] = []
+        axes: list[Any] = []
         for one, arg in zip(prefix, args, strict=True):
             leaves, _ = flatten(arg)
             if one is None or isinstance(one, int):
                 axes += [one] * len(leaves)
             else:
                 axes += self._broadcast(one, arg)
-        for axis in axes:
-            if not (axis is None or isinstance(axis, int)):
-                raise errors.ShapeError(f"in_axes must hold None and whole numbers; got {axis!r}")
-        return tuple(axes)
+        return tuple(None if axis is None else self._whole(axis) for axis in axes)
+
+    @staticmethod
+    def _whole(axis: Any) -> int:
+        try:
+            return operator.index(axis)
+        except TypeError:
+            raise errors.ShapeError(f"in_axes must hold None and whole numbers; got {axis!r}") from None
 
     @staticmethod
     def _broadcast(prefix: Any, arg: Any) -> list[Any]:
+        # None is an axis in the prefix, and no leaf at all in the argument.
+        def is_none(x: Any) -> bool:
+            return x is None
         try:
-            return list(optree.broadcast_prefix(prefix, arg, is_leaf=lambda x: x is None, namespace=NAMESPACE))
+            axes = optree.broadcast_prefix(prefix, arg, is_leaf=is_none, namespace=NAMESPACE)
+            leaves = optree.tree_leaves(arg, is_leaf=is_none, namespace=NAMESPACE)
+            return [axis for axis, leaf in zip(axes, leaves, strict=True) if leaf is not None]
         except ValueError as error:
             raise errors.ShapeError(errors.explain("in_axes does not fit the structure of its argument.", str(error),
                                                    "Give None, a whole number, or the same containers.")) from None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from jitgrad import errors
 from jitgrad.api import Argnums, Transformed, jit, value_and_grad
-from jitgrad.arguments import Axes, Bound, flatten, unflatten
+from jitgrad.arguments import Axes, Bound, flatten, unflatten, whole_numbers
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +22,7 @@ class _Step:
     """Value and gradients of an objective, as flat lists of arrays."""
 
     def __init__(self, objective: Callable[..., Any], argnums: Argnums, in_axes: Any, reduce: str | None, device: str):
-        self.numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        self.numbers = whole_numbers(argnums)
         self.in_axes, self.name = in_axes, getattr(objective, "__name__", "function")
         self.with_gradient: Transformed = value_and_grad(objective, self.numbers, in_axes, reduce, device)
         self.alone: Transformed = jit(objective, self.numbers, in_axes, reduce, device)

@@ -23,6 +23,11 @@ from jitgrad.value import Value
 Array = npt.NDArray[Any]
 
 
+def _exact_to(dtype: np.dtype[Any]) -> int:
+    """All whole numbers up to this one are numbers of the dtype."""
+    return 2 << int(np.finfo(dtype).nmant)
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A function recorded for one signature."""
@@ -162,6 +167,9 @@ class Call(Layout):
         self._batched = [(k, axis % bound.arrays[k].ndim, self.program.leaves[k].width)
                          for k, axis in enumerate(bound.axes) if axis is not None]
         self._has_values = any(isinstance(leaf, Value) for leaf in bound.given)
+        # Integers that may have more digits than the program's numbers.
+        self._counted = {k for k, array in enumerate(bound.arrays) if isinstance(array, np.ndarray)
+                         and array.dtype.kind in "iu" and np.iinfo(array.dtype).max > _exact_to(self.program.dtype)}
 
     def pack(self, leaves: Sequence[Any]) -> tuple[Array, list[Array]]:
         """(all shared scalars in one vector, each batched leaf as a contiguous array (n, width))."""
@@ -172,6 +180,8 @@ class Call(Layout):
     def shared(self, leaves: Sequence[Any]) -> Array:
         """All shared scalars in one vector."""
         dtype = self.program.dtype
+        for k in self._counted.intersection(self._shared):
+            self._demand_exact(k, leaves[k])
         shared = [leaves[k] for k in self._shared]
         if self.recorded.captured:
             shared.append([v.data for v in self.recorded.captured])
@@ -184,12 +194,29 @@ class Call(Layout):
         dtype, batched = self.program.dtype, []
         for k, axis, width in self._batched:
             array = leaves[k]
+            if k in self._counted:
+                self._demand_exact(k, array)
             if axis:
                 array = np.moveaxis(array, axis, 0)
             if array.dtype is not dtype or not array.flags.c_contiguous:
                 array = np.ascontiguousarray(array, dtype)
             batched.append(array if array.ndim == 2 else array.reshape((len(array), width)))
         return batched
+
+    def _demand_exact(self, k: int, given: Any) -> None:
+        """Raise DtypeError for an integer that the program's dtype would round."""
+        array, limit = np.asarray(given), _exact_to(self.program.dtype)
+        # Numbers of which none is negative are no larger than their bits together: one pass instead of two.
+        if 0 <= np.bitwise_or.reduce(array, axis=None) <= limit or -limit <= array.min() <= array.max() <= limit:
+            return
+        large = array[(array < -limit) | (array > limit)]
+        rounded = large[abs(large // (large & -large)) > limit]          # what is left of a number without its factors 2
+        if len(rounded):
+            path, dtype = self.program.leaves[k].path, self.program.dtype
+            raise errors.DtypeError(errors.explain(
+                f"argument {path} holds {rounded[0]}, an integer that {dtype} would round.", None,
+                "Convert it to float64, which the whole call then computes in, or subtract an offset first."
+                if dtype == np.float32 else "Subtract an offset first, or split it into two numbers."))
 
     def __call__(self, leaves: Sequence[Any], out: Sequence[Any] | None = None) -> tuple[Any, list[Any]]:
         if out is None:

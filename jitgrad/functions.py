@@ -32,9 +32,9 @@ def elementwise(op: Op) -> Callable[..., Any]:
         if len(args) != op.arity:
             raise TypeError(f"{op.name}() takes {op.arity} argument{'s' if op.arity > 1 else ''}, got {len(args)}")
         if any(isinstance(a, np.ndarray) for a in args):
-            return _plain(broadcast(*args))
+            return plain(broadcast(*args))
         if any(isinstance(a, list | tuple) for a in args):
-            return _plain(broadcast(*(objects(a) for a in args))).tolist()
+            return plain(broadcast(*(objects(a) for a in args))).tolist()
         return _scalar(op, *args)
 
     function.__name__ = function.__qualname__ = op.name
@@ -42,7 +42,7 @@ def elementwise(op: Op) -> Callable[..., Any]:
     return function
 
 
-def _plain(result: Any) -> Any:
+def plain(result: Any) -> Any:
     """An object array of nothing but numbers as a numeric one."""
     if isinstance(result, np.ndarray) and not any(isinstance(v, Value) for v in result.flat):
         return result.astype(bool if all(isinstance(v, bool) for v in result.flat) else np.float64)
@@ -134,8 +134,13 @@ def take(rows: Any, index: Any) -> Any:
     """
     if isinstance(index, list | tuple | np.ndarray):
         indices = objects(index)
-        picked = [take(rows, i) for i in indices.reshape(-1)]
+        picked = [take_one(rows, i, f"index {k}") for k, i in enumerate(indices.reshape(-1))]
         return objects(picked).reshape(indices.shape + np.shape(rows)[1:])
+    return take_one(rows, index)
+
+
+def take_one(rows: Any, index: Any, place: str = "") -> Any:
+    """`take` by one index; place: what an error calls it, where it is one of a list."""
     n = len(rows)
     if n == 0:
         raise errors.ShapeError(errors.explain("take() from no rows.", errors.user_location(),
@@ -143,11 +148,14 @@ def take(rows: Any, index: Any) -> Any:
     if isinstance(index, Traced) and index.node.kind == "real":
         raise errors.TraceError(errors.explain("take() by a real number.", errors.user_location(),
                                                "Pass the index as an integer argument (an array of an integer dtype)."))
-    holds = (index >= 0) & (index < n)
-    require(holds, index, f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
-            "Check the class indices, and that the rows are as many as the classes.")
-    if not isinstance(index, Traced):
-        return rows[int(index.data if isinstance(index, Value) else index)]
+    if isinstance(index, Value) and not isinstance(index, Traced):
+        index = index.data                             # a read, from which the graph follows
+    traced = isinstance(index, Traced)
+    require((index >= 0) & (index < n) if traced else 0 <= index < n and index % 1 == 0, index,
+            f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
+            "Check the class indices, and that the rows are as many as the classes.", place)
+    if not traced:
+        return rows[int(index)]
     table = objects(rows) if isinstance(rows, list | tuple) else rows
     if table.ndim == 1:
         return apply(OPS["take"], index, *table)

@@ -34,8 +34,8 @@ class Lowered:
             return self.program.rolled[0].text()
         text = self.kernel.as_text(form)
         if text is None:
-            raise errors.ArgumentError(f"device {self.device!r} has no form {form!r}; lower for another device, or ask "
-                                       f"for 'graph' or 'tape'")
+            raise errors.ArgumentError(f"device {self.device!r} has no form {form!r}. Every device has 'graph' and 'tape', "
+                                       f"the CPU 'llvm' and 'asm', CUDA 'llvm', 'ptx' and 'sass', JAX 'jaxpr'")
         return text
 
     def cost_analysis(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ stands in the graph, is a StaleGraphWarning with its line: whether more followed
 line itself shows to be harmless is passed over: a number that is printed, or an earlier loss that is kept.
 
 A shift is also recognised where no read was noted, because the logits are leaves: from two or more in a row the same
-number is taken before `exp`, and it is the largest of theirs, not a whole number, and nowhere else in the graph.
+number is taken before `exp`, and it is the largest of theirs. It might be a constant that a leaf happens to begin with, so
+it is taken up only if it cancels: if it is seen from the graph that the roots are the same for any number in its place.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from jitgrad.value import Computed, Value, apply
 from jitgrad.walk import Part, Walk, parts_of
 
 _EXP = CODE[OPS["exp"]]
+
+# How an entry changes where δ is added to a shift: (k, a) is times e^(kδ), or plus aδ; one of them is 0.
+_Change = tuple[float, float]
+_SAME: _Change = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class _Taken:
         sums = part.left[part.made[part.ops[part.made] == _EXP]]
         sums = sums[(part.ops[sums] == ADD) & part.numbers[part.right[sums]]]
         return dict(zip(part.right[sums].tolist(), part.left[sums].tolist(), strict=True))
+
+    def number(self, entry: int) -> Any:
+        """The plain number at an entry, None where there is none."""
+        return self.part.ledger.data[entry] if self.part.numbers[entry] else None
 
     @cached_property
     def others(self) -> dict[Any, list[int]]:
@@ -212,12 +221,14 @@ class Structure:
         for m, maxima in self._maxima(batches, taken).items():
             others = [(t.part.ledger, i) for t in taken for c in (m, -m) for i in t.others.get(c, ())]
             # The maximum again, as in a log-sum-exp; or not: 0 and 1 may mean anything.
-            doubtful = bool(others) and (len(maxima) > 1 or not maxima[0].reads or float(m).is_integer())
-            if doubtful or not all(maximum.members for maximum in maxima):
+            doubtful = bool(others) and (len(maxima) > 1 or float(m).is_integer())
+            uses = {(ledger, i): 1.0 if ledger.data[i] == m else -1.0 for ledger, i in
+                    [*others, *((ledger, i) for maximum in maxima for ledger, i, _ in maximum.uses)]}
+            if not all(maximum.members for maximum in maxima):
+                continue
+            if (doubtful or not all(maximum.reads for maximum in maxima)) and not self._cancel(uses, taken):
                 continue
             for maximum in maxima:
-                if not maximum.reads and float(m).is_integer():
-                    continue
                 maximum.uses += [(ledger, i, ledger.data[i] != m) for ledger, i in others]
                 shift = maximum.value()
                 negative = apply(OPS["neg"], shift)
@@ -257,6 +268,21 @@ class Structure:
             maxima[m] = list(group.values()) if certain else [one]
         return maxima
 
+    def _cancel(self, numbers: dict[tuple[Ledger, int], float], taken: list[_Taken]) -> bool:
+        """Whether the roots are seen to stay the same where δ times each of these is added to it."""
+        changes = {place: (0.0, factor) for place, factor in numbers.items()}
+        for t in reversed(taken):
+            ledger = t.part.ledger
+            for i in t.part.made.tolist():
+                entries = ledger.operands(i)
+                operands = [changes.get(t.origin(e), _SAME) for e in entries]
+                if any(change != _SAME for change in operands):
+                    found = _changed(ledger.rule(i).name, operands, [t.number(e) for e in entries])
+                    if found is None:
+                        return False
+                    changes[ledger, i] = found
+        return all(changes.get(root, _SAME) == _SAME for root in self._roots)
+
     # Everything else.
 
     def warn(self, batches: list[list[_Read]]) -> None:
@@ -293,6 +319,39 @@ class Structure:
         begin = [(part.ledger, int(part.made[0])) for part in self._parts if len(part.made)]
         return [r for r in reads if isinstance(r.number, bool) or not all(r.before(*first) for first in begin)
                 or any(part.ledger is r.ledger and part.has(r.entry) for part in self._parts)]
+
+
+def _changed(op: str, operands: list[_Change], numbers: list[Any]) -> _Change | None:
+    """How an operation's result changes with its operands; None where that is neither a factor nor a summand.
+
+    numbers: for each operand that is a plain number that number, else None
+    """
+    (k, a), *rest = operands
+    if op == "add" and k == rest[0][0] == 0.0:
+        return 0.0, a + rest[0][1]
+    if op == "mul" and a == rest[0][1] == 0.0:
+        return k + rest[0][0], 0.0
+    if op in ("add", "mul"):                               # with a number: 0 + eᵟ, 2 · δ
+        for change, number in ((operands[0], numbers[1]), (operands[1], numbers[0])):
+            if number is not None and change != _SAME and (op == "mul" or number == 0.0):
+                return change if op == "add" else (0.0, change[1] * number)
+    if op == "neg":
+        return k, -a
+    if op == "exp" and k == 0.0:
+        return a, 0.0
+    if op == "log" and a == 0.0:
+        return 0.0, k
+    if op == "pow" and a == 0.0 and numbers[1] is not None:
+        return k * numbers[1], 0.0
+    if op in ("relu", "abs") and a == 0.0:
+        return k, 0.0
+    if op == "where" and operands[0] == _SAME:
+        rest = operands[1:]
+    elif op not in ("add", "maximum", "minimum", "stop_gradient"):
+        return None
+    else:
+        rest = operands
+    return rest[0] if all(change == rest[0] for change in rest) else None
 
 
 def _use(line: errors.Location | None) -> str:

@@ -38,7 +38,10 @@ def collecting_later() -> Iterator[None]:
 
 
 class Recorder:
-    """Records one function. `leaves` grow by the closed-over Values, in the order they are first used."""
+    """Records one function. `leaves` grow by the closed-over Values, in the order they are first used.
+
+    Once `close` was called nothing is recorded any more: what is kept of a recording's values is of no use.
+    """
 
     def __init__(self, leaves: Sequence[Leaf]):
         self.graph = Graph(rewrite)
@@ -85,9 +88,7 @@ class Recorder:
         """The node of a traced value, a number, or an eager Value (which it captures)."""
         if value.__class__ is Traced:
             if value.recorder is not self:
-                raise errors.TraceError(errors.explain(
-                    "a traced value was kept from an earlier recording and used in this one.", errors.user_location(),
-                    "Return what you need from the function instead of storing it outside."))
+                raise _kept()
             return value.node
         if isinstance(value, Value):
             return self._capture(value)
@@ -108,23 +109,44 @@ class Recorder:
             self._slots += 1
         return node
 
+    def close(self) -> None:
+        """The graph is complete: what would enter more into it is an error."""
+        self.graph = _Closed()
+
     def check(self, holds: Any, shown: Any, explain: Callable[[int | None, float], Exception]) -> None:
         """Demand a condition of every example at run time."""
         self.checks.append(Check(self.node(holds), self.node(shown), explain))
 
 
-def require(holds: Any, shown: Any, what: str, instead: str,
+class _Closed(Graph):
+    """Stands for the graph of a recording that is over."""
+
+    def __init__(self) -> None: pass
+    def make(self, *args: Any) -> Node: raise _kept()
+    def input(self, *args: Any) -> Node: raise _kept()
+    def lift(self, *args: Any) -> Node: raise _kept()
+
+
+def _kept() -> errors.TraceError:
+    return errors.TraceError(errors.explain(
+        "a traced value was kept from an earlier recording and used after it.", errors.user_location(),
+        "Return what you need from the function instead of storing it outside."))
+
+
+def require(holds: Any, shown: Any, what: str, instead: str, place: str = "",
             kind: type[errors.JitgradError] = errors.LabelError) -> None:
     """Demand that a condition holds: now if it is eager, of every example at run time if it is traced.
 
     what: the complaint, "{value}" in it standing for the number of `shown` that broke it.
+    place: which of a sequence it is: "label 3"
     """
     where = errors.user_location()
 
     def explain(example: int | None, value: float) -> Exception:
-        place = "" if example is None else f" (example {example} of the batch)"
-        shown_value = f"{value:g}"
-        return kind(errors.explain(what.format(value=shown_value) + place, None if where is None else str(where),
+        places = [place] * bool(place) + ([] if example is None else [f"example {example} of the batch"])
+        named = f" ({' of '.join(places)})" if places else ""
+        shown_value = repr(int(value) if value.is_integer() else value)
+        return kind(errors.explain(what.format(value=shown_value) + named, None if where is None else str(where),
                                    instead))
     if isinstance(holds, Traced):
         holds.recorder.check(holds, shown, explain)

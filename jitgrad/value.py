@@ -195,6 +195,7 @@ class Value:
     def sin(self) -> Any: return apply(OPS["sin"], self)
     def cos(self) -> Any: return apply(OPS["cos"], self)
     def erf(self) -> Any: return apply(OPS["erf"], self)
+    def conjugate(self) -> Any: return self                  # of a real number; NumPy's var, std and vdot ask for it
 
     def backward(self) -> None:
         """Add d(self)/d(v) to v.grad for every Value v this one depends on, starting from self.grad = 1."""
@@ -427,6 +428,11 @@ class Traced(Value):
 
     def __repr__(self) -> str:
         return f"Traced({self.node!r})"
+
+    # A copy of what does not change, in whatever structure it stands.
+
+    def __copy__(self) -> Any: return self
+    def __deepcopy__(self, memo: Any) -> Any: return self
 
     # Recorded arithmetic needs no detours: a kernel negates, subtracts and divides.
 

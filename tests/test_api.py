@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import pytest
 from referees import FLOAT32, FLOAT64, assert_close
 
 import jitgrad as jg
-from jitgrad import errors
+from jitgrad import Value, errors
 
 device = pytest.mark.parametrize("device", ["interpret", "cpu", "jax"])
 compiled = pytest.mark.parametrize("device", ["interpret", "cpu"])
@@ -148,6 +149,47 @@ def test_axes_by_leaf(device: str) -> None:
     assert_close(grad, 2 * middle, FLOAT64)
 
 
+def test_axes_beside_leaves_that_are_none() -> None:
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        assert params["bias"][1] is None
+        return (params["w"] @ x + params["bias"][0] - y) ** 2
+
+    params = {"w": np.tile(W, (5, 1)), "bias": [0.5, None]}
+    for bias in (None, [None, None]):
+        for number in (int, np.int64):
+            axes = ({"w": number(0), "bias": bias}, number(0), 0)
+            value, grads = jg.value_and_grad(loss, number(0), axes, "sum", "interpret")(params, X, Y)
+            r = X @ W + 0.5 - Y
+            assert_close(value, (r**2).sum(), FLOAT64)
+            assert_close(grads["w"], 2 * r[:, None] * X, FLOAT64)
+            assert_close(grads["bias"][0], 2 * r.sum(), FLOAT64)
+            assert grads["bias"][1] is None
+
+
+def test_values_as_parameters_are_real() -> None:
+    """micrograd's biases begin as Value(0), and are trained."""
+    def loss(params: Any, x: Any) -> Any:
+        return (params[0] * x[0] + params[1]) ** 2
+
+    for bias in (Value(0), Value(False), Value(0.0)):
+        value, (dw, db) = jg.value_and_grad(loss, device="interpret")([Value(2.0), bias], X)
+        assert_close(value, (4 * X[:, 0]**2).mean(), FLOAT64)
+        assert_close([dw, db], [(4 * X[:, 0]**2).mean(), (4 * X[:, 0]).mean()], FLOAT64)
+
+
+@compiled
+def test_integers_are_exact_or_refused(device: str) -> None:
+    step = jg.jit(lambda k, c: k - c, in_axes=(0, None), reduce=None, device=device)
+    for dtype, exact in ((np.float32, [0, 1, -1, 2**24, -2**24, 2**40]), (np.float64, [3, -2**53, 2**60, -2**63])):
+        found = step(np.array(exact), dtype(0))
+        assert found.dtype == dtype
+        assert found.tolist() == exact
+    assert step(np.array([2**64 - 2**11], np.uint64), 0.0).tolist() == [2**64 - 2**11]
+    for dtype, rounded in ((np.float32, 2**24 + 1), (np.float32, -2**24 - 1), (np.float64, 2**53 + 1)):
+        with pytest.raises(errors.DtypeError, match=f"holds {rounded}"):
+            step(np.array([0, -1, rounded]), dtype(0))
+
+
 # Structures.
 
 
@@ -214,6 +256,16 @@ def test_arrays_arrive_as_arrays_and_scalars_as_values(device: str) -> None:
     assert grads[1].shape == (2, 1, 4)
     assert_close(grads[0], np.tile([0.0, args[2].mean(axis=0)[1], args[2].mean(axis=0)[2]], (2, 1)), FLOAT64)
     assert_close(value, (2 * args[2][:, 1:].sum(axis=1) + args[3] + 3).mean(), FLOAT64)
+
+
+@device
+def test_numpys_own_functions_of_arrays(device: str) -> None:
+    for of_example, expected in [
+            (lambda x: x.var(), X.var(axis=1)), (lambda x: np.std(x, ddof=1), X.std(axis=1, ddof=1)),
+            (lambda x: np.vdot(x, x), (X**2).sum(axis=1)), (lambda x: np.linalg.norm(x), np.linalg.norm(X, axis=1)),
+            (lambda x: np.cumsum(x)[-1] * np.mean(x), X.sum(axis=1) * X.mean(axis=1)),
+            (lambda x: copy.deepcopy({"x": x})["x"] @ copy.copy(x[0] * x), X[:, 0] * (X**2).sum(axis=1))]:
+        assert_close(jg.jit(of_example, in_axes=0, reduce=None, device=device)(X), expected, FLOAT64)
 
 
 def test_keyword_arguments_and_defaults() -> None:

@@ -66,6 +66,16 @@ def test_a_folder_that_cannot_be_made_costs_nothing(tmp_path: Path, monkeypatch:
     assert cache.clear() == 0
 
 
+def test_a_user_without_a_home_keeps_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JITGRAD_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache.os.path, "expanduser", lambda path: path)       # as Python answers where it finds no home
+    monkeypatch.chdir(tmp_path)
+    cache.save("a", b"code")
+    assert cache.load("a") is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_no_file_behind(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -69,11 +69,23 @@ ARGUMENTS = {
     "an integer scalar": Bad(lambda: jg.grad(lambda w, x: w * x, device="interpret")(3, Y), DTYPE,
                              r"argument w.*differentiated(.|\n)*3\.0"),
     "a boolean parameter": Bad(lambda: step()({"w": np.array([True, False])}, X, Y), DTYPE, "bool"),
+    "a masked array": Bad(lambda: step()(PARAMS, np.ma.masked_array(X, X > 3), Y), DTYPE,
+                          r"argument x.*masked(.|\n)*filled"),
+    "integers beyond float32": Bad(lambda: step()({"w": W.astype(np.float32)}, np.full((3, 2), 1_700_000_001), Y > 0),
+                                   DTYPE, r"argument x holds 1700000001.*float32 would round(.|\n)*float64"),
+    "integers beyond float64": Bad(lambda: step()(PARAMS, np.full((3, 2), -2**53 - 1), Y), DTYPE,
+                                   r"argument x holds -9007199254740993.*float64 would round"),
+    "a shared integer beyond": Bad(lambda: step(in_axes=(None, 0, None))(PARAMS, X, 2**63 - 1), DTYPE,
+                                   "argument y holds 9223372036854775807"),
     "an unknown device": Bad(lambda: jg.jit(fine, device="gpu"), (errors.DeviceError, RuntimeError),
                              r"'gpu'(.|\n)*cpu, cuda, interpret, jax"),
     "an unknown reduction": Bad(lambda: step(reduce="median"), OPTION, "'median'"),
     "not a function": Bad(lambda: jg.value_and_grad(3.0), OPTION, "3.0"),
     "argnums beyond": Bad(lambda: step(argnums=5)(PARAMS, X, Y), OPTION, "argument 5.*3 arguments"),
+    "argnums by name": Bad(lambda: step(argnums="params"), OPTION, "position of an argument.*'params'"),
+    "no argnums": Bad(lambda: step(argnums=None), OPTION, "position of an argument.*None"),
+    "a Value as a batch's argument": Bad(lambda: jg.batch(fine, (None, 0, 0))({"w": [Value(1.0), Value(2.0)]}, X, Y),
+                                         OPTION, r"params\['w'\]\[0\] of a batch(.|\n)*[Cc]lose over it"),
     "NaN in training data": Bad(
         lambda: jg.fit(lambda p, x: (p - x) ** 2, 0.0, (np.array([1.0, 2.0, math.nan]),), epochs=1, progress=False),
         (errors.DataError, ValueError), "(?i)nan(.|\n)*2"),
@@ -98,7 +110,7 @@ def test_bad_arguments(name: str) -> None:
         bad.call()
     assert isinstance(caught.value, errors.JitgradError)
     assert isinstance(caught.value, bad.kinds[1])
-    if name not in ("not a function", "argnums beyond", "in_axes of words"):
+    if name not in ("not a function", "argnums beyond", "argnums by name", "no argnums", "in_axes of words"):
         what, *rest = str(caught.value).splitlines()
         assert rest or ";" in what, "says what to do"
     assert "Traced(" not in str(caught.value)
@@ -227,6 +239,39 @@ def test_a_value_kept_from_an_earlier_recording() -> None:
     jg.jit(leak, in_axes=0, device="interpret")(Y)
     with pytest.raises(errors.TraceError, match=r"earlier recording(.|\n)*test_errors.py:\d+:.*kept\[0\]"):
         jg.jit(leak, in_axes=0, reduce=None, device="interpret")(Y)
+
+
+def test_a_value_kept_for_after_the_recording() -> None:
+    """What it would enter into the graph is no part of the kernel, and a Value captured so would shift its inputs."""
+    kept: list[Any] = []
+    scale = Value(3.0)
+
+    def leak(w: Any, x: Any) -> Any:
+        kept.append(w)
+        return w * x * scale
+
+    step = jg.value_and_grad(leak, in_axes=(0, 0), device="interpret")
+    expected = step(Y, Y)
+    for misuse in (lambda: kept[0] * Value(2.0), lambda: Value(2.0) + kept[0], lambda: jg.exp(kept[0]), lambda: -kept[0]):
+        with pytest.raises(errors.TraceError, match=r"kept from an earlier recording(.|\n)*test_errors.py:\d+:.*misuse"):
+            misuse()
+    value, grad = step(Y, Y)
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+
+
+NESTED = {"grad of grad": lambda w, x: jg.grad(fine)(w, x, 1.0)["w"][0], "jit": lambda w, x: jg.jit(fine)(w, x, 1.0),
+          "batch": lambda w, x: jg.batch(lambda x: x[0])([x]), "an array": lambda w, x: jg.jit(np.sum)(x),
+          "a leaf": lambda w, x: jg.jit(lambda a: a["p"])({"p": w["w"][0]})}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_transform_within_a_traced_function(name: str) -> None:
+    with pytest.raises(errors.TraceError, match=r"inside a traced one: its argument .*(.|\n)*test_errors.py:\d+:.*"
+                                                r"(.|\n)*plain function.*cannot be differentiated again"):
+        jg.value_and_grad(NESTED[name], device="interpret")(PARAMS, X)
+    with pytest.raises(errors.TraceError, match="inside a traced one"):
+        jg.grad(jg.grad(fine, device="interpret"), device="interpret")(PARAMS, X, Y)
 
 
 RETURNS = {"nothing": (lambda w, x: None, "nothing"), "a list": (lambda w, x: [w * x], "a list"),

@@ -254,10 +254,47 @@ def test_a_wrong_label_is_named_eagerly(name: str) -> None:
     loss, first, labels, complaint = WRONG[name]
     with pytest.raises(errors.LabelError, match=complaint):
         loss(first[2], labels[2])
-    with pytest.raises(errors.LabelError, match=complaint):
+    with pytest.raises(errors.LabelError, match=rf"{complaint} \(label 2\)"):
         loss([Value(v) for v in first] if not isinstance(first[0], list) else first, labels)
     with pytest.raises(errors.LabelError, match=r"test_losses.py:\d+:.*loss\("):
         loss(first[2], labels[2])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_label_is_named_in_a_sequence_of_an_example(name: str) -> None:
+    loss, first, labels, complaint = WRONG[name]
+    step = jg.value_and_grad(loss, 0, (0, 0), device="interpret")
+    with pytest.raises(errors.LabelError, match=rf"{complaint} \(label 2 of example 1 of the batch\)"):
+        step(np.array([first] * 2), np.array([labels[:1] * 3, labels]))
+
+
+@pytest.mark.parametrize("label", [0.5, 1.7, math.nan, math.inf, Value(0.5), np.float64(1.5)])
+def test_a_class_between_classes_is_no_class(label: Any) -> None:
+    number = label.data if isinstance(label, Value) else label
+    for call in (lambda: losses.cross_entropy([Value(1.0), 2.0], label), lambda: jg.take([1.0, 2.0], label)):
+        with pytest.raises(errors.LabelError, match=f"whole number from 0 to 1; got {number!s}"):
+            call()
+    with pytest.raises(errors.LabelError, match=rf"got {number!s} \(label 1\)"):
+        losses.cross_entropy([[1.0, 2.0]] * 2, [0, label])
+    with pytest.raises(errors.LabelError, match=rf"got {number!s} \(index 1\)"):
+        jg.take([1.0, 2.0], [0, label])
+    first, *others = (losses.cross_entropy([1.0, 2.0], whole) for whole in (1, 1.0, True))
+    assert others == [first] * 2
+
+
+def test_a_label_that_is_nearly_right_is_shown_whole() -> None:
+    with pytest.raises(errors.LabelError, match=r"got 1\.0000001"):
+        losses.hinge(0.5, 1.0000001)
+
+
+def test_terms_come_in_what_the_sequences_were() -> None:
+    for kind, terms in ((list, losses.mse([[1, 2], [3, 4]], [[0, 0], [0, 0]], "none")),
+                        (np.ndarray, losses.mse(np.array([[1, 2], [3, 4]]), [[0, 0], [0, 0]], "none"))):
+        assert type(terms) is kind
+        assert np.asarray(terms).dtype == np.float64
+        np.testing.assert_array_equal(terms, [[1, 4], [9, 16]])
+    assert type(losses.cross_entropy(np.ones((2, 3)), np.array([0, 1]), "none")) is np.ndarray
+    assert [type(v) for v in losses.hinge([Value(1.0), Value(2.0)], [1, -1], "none")] == [type(Value(1.0) * 1)] * 2
 
 
 def test_a_label_out_of_a_long_batch_is_found() -> None:

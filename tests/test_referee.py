@@ -124,6 +124,25 @@ def test_a_small_error_is_refused() -> None:
         check_grads(lambda w, x: jg.exp(w * x), (0.7, Y), device="interpret")
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e12])
+def test_the_unit_of_the_loss_does_not_matter(unit: float) -> None:
+    """A wrong derivative is as wrong where all numbers are small, and a right one right."""
+    def loss(w: Any, x: Any) -> Any:
+        return unit * (jg.tanh(w * x) + jg.relu(w * x - 1.0))
+
+    assert check_grads(loss, (0.7, Y), device="interpret").passed
+    assert check_grads(loss, (1.0 / Y[0], Y[:1]), device="interpret").passed, "at the kink"
+    with sabotaged("tanh", vjp=lambda g, out, x: (g * (1.0 - out),)), pytest.raises(errors.GradientError) as caught:
+        check_grads(loss, (0.7, Y), device="interpret")
+    assert str(caught.value).count("WRONG") == 2, "both referees see it"
+
+
+def test_the_unit_of_a_parameter_does_not_matter() -> None:
+    for w in (1e-9, 1e9):
+        assert check_grads(lambda w, x, c=w: jg.exp(w / c * x), (w, Y), device="interpret").passed
+    assert check_grads(lambda w, x: (w - x) ** 2, (1e-12, Y), device="interpret").passed, "it only happens to be small"
+
+
 @pytest.mark.parametrize("name", ["mul", "relu", "where", "div", "log", "maximum", "take"])
 def test_a_missing_factor_is_refused_in_any_operation(name: str) -> None:
     right = OPS[name].vjp

@@ -137,12 +137,58 @@ def test_a_whole_number_used_otherwise_is_not_taken_for_the_maximum() -> None:
 
 
 def test_numbers_taken_from_leaves_are_no_shift_unless_largest() -> None:
-    """(w - 1).exp() of leaves that are 1, and of leaves none of which is the number."""
-    for start, taken in ((1.0, 1.0), (0.5, 0.75)):
+    """(w - 1).exp() of leaves that are 1, of leaves none of which is the number, and of leaves that merely begin with it."""
+    for start, taken in ((1.0, 1.0), (0.5, 0.75), (0.7, 0.7)):
         w = [Value(start), Value(start)]
         program = jg.compile(sum((v - taken).exp() for v in w), device=DEVICE)
         w[0].data = w[1].data = 3.0
         assert program.forward() == pytest.approx(2 * math.exp(3.0 - taken), rel=1e-12)
+
+
+# Of leaves, e = exp(x - m) for the largest x: what any m would give, and what depends on it.
+CANCELS: dict[str, Callable[[list[Any], list[Any], float], Any]] = {
+    "softmax": lambda x, e, m: (e[0] / sum(e)) ** 2,
+    "log-sum-exp": lambda x, e, m: m + sum(e).log(),
+    "cross-entropy": lambda x, e, m: sum(e).log() - (x[1] - m),
+    "entropy": lambda x, e, m: -sum((v / sum(e)) * (v / sum(e)).log() for v in e),
+    "ratios": lambda x, e, m: (e[0] * e[1] / (e[2] * e[2])).log() * 3 + (e[0] / e[1]) ** 0.5,
+    "largest probability": lambda x, e, m: jg.maximum(e[0], e[1]) / sum(abs(v) for v in e).relu(),
+    "constant denominator": lambda x, e, m: e[0] / jg.stop_gradient(sum(e)) * jg.where(x[0] < 5.0, e[1], e[0]) / sum(e),
+}
+DEPENDS: dict[str, Callable[[list[Any], list[Any], float], Any]] = {
+    "sum": lambda x, e, m: sum(e),
+    "clipped": lambda x, e, m: (sum(e) - 100.0).relu(),            # and yet 0 for any m nearby
+    "a leaf that is 0": lambda x, e, m: sum(e, Value(0.0)).log() - (x[1] - m),
+    "a number more": lambda x, e, m: e[0] / (sum(e) + 1e-3),
+    "a logarithm more": lambda x, e, m: sum(e).log(),
+    "not all have it": lambda x, e, m: e[0] / (sum(e) + x[0]),
+    "compared": lambda x, e, m: jg.where(e[0] < 0.3, e[1], e[2]) / sum(e),
+    "another function": lambda x, e, m: sum(e).tanh() / sum(e).tanh(),
+    "to a power of its own": lambda x, e, m: e[0] ** e[1] / sum(e),
+}
+
+
+@pytest.mark.usefixtures("ledgers")
+@pytest.mark.parametrize("name", [*CANCELS, *DEPENDS])
+def test_a_shift_of_leaves_is_taken_up_where_it_cancels(name: str) -> None:
+    """Their reads are not noted: 0.7 may be the largest leaf, or a number that a leaf happens to begin with."""
+    x = [Value(v) for v in (0.7, 0.2, -0.4)]
+
+    def loss(m: float) -> Any:
+        return (CANCELS | DEPENDS)[name](x, [(v - m).exp() for v in x], m)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jg.compile(loss(0.7), device=DEVICE)
+    assert bool(program._structure._shifts) == (name in CANCELS)
+    for numbers in ((0.7, 0.2, -0.4), (3.0, -1.0, 4.5), (-2.0, -3.0, -2.5)):
+        for v, number in zip(x, numbers, strict=True):
+            v.data, v.grad = number, 0
+        fresh = loss(0.7)
+        fresh.backward()
+        expected = [v.grad for v in x]
+        assert program.backward() == pytest.approx(fresh.data, rel=1e-12), "whichever was meant"
+        assert [v.grad for v in x] == pytest.approx(expected, rel=1e-11, abs=1e-12)
 
 
 # What is not understood is reported.

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from test_micrograd import GRADIENTS, Engine, expression
 
@@ -318,3 +319,13 @@ def test_a_scalar_gpt_prints_the_same_losses(deep: Callable[[Callable[[], Any]],
     theirs = deep(lambda: scalar_gpt.train(scalar_gpt.Value, 3))
     assert scalar_gpt.train(Value, 3) == theirs
     assert isinstance(jg.Value(1.0) * 2, Computed)
+
+
+@pytest.mark.parametrize(("base", "power", "expected"), [
+    (1e300, 1.5, math.inf), (-1e300, 1.5, math.nan), (-1e300, 2, math.inf), (-1e300, 3, -math.inf), (-1e300, 3.0, -math.inf),
+    (-1e-300, -1.5, math.nan), (-1e-300, -3, -math.inf), (-0.0, -3, -math.inf), (-0.0, -2.5, math.inf), (0, -2, math.inf)])
+def test_powers_beyond_all_numbers_are_those_of_c(base: float, power: float, expected: float) -> None:
+    found = (Value(base) ** power).data
+    assert found == expected or (math.isnan(found) and math.isnan(expected))
+    with np.errstate(all="ignore"):
+        np.testing.assert_equal(float(np.power(float(base), float(power))), float(found))

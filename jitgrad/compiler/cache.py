@@ -30,7 +30,9 @@ def folder() -> Path:
         base = os.path.expanduser("~/Library/Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or os.path.expanduser("~/.cache")) / "jitgrad"
+    base = base or os.path.expanduser("~/.cache")
+    # A user without a home folder, as in some containers, keeps no code, rather than a folder of that name.
+    return Path(os.devnull if base.startswith("~") else base) / "jitgrad"
 
 
 def key(*parts: str) -> str:

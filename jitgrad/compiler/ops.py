@@ -98,10 +98,9 @@ def _power(x: float, y: float) -> Any:
     try:
         result = x**y
     except ZeroDivisionError:
-        odd = y == int(y) and int(y) % 2 == 1
-        return math.copysign(INF, x) if odd else INF
+        return math.copysign(INF, x) if y % 2 == 1 else INF
     except OverflowError:
-        return -INF if x < 0 and y == int(y) and int(y) % 2 == 1 else INF
+        return INF if x > 0 or y % 2 == 0 else -INF if y % 2 == 1 else NAN
     return NAN if isinstance(result, complex) else result
 
 
