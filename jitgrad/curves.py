@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from jitgrad import errors
 from jitgrad.api import Transformed, jit
+from jitgrad.compiler.identity import of_program
 from jitgrad.derivatives import partials
 from jitgrad.functions import PUBLIC, clip, objects
 
@@ -62,8 +63,8 @@ def parameter_names(formula: Formula) -> list[str]:
 class Solver:
     """The compiled pieces for one formula; arguments that change from fit to fit are data, so nothing is recorded anew."""
 
-    def __init__(self, formula: Formula):
-        self.formula, self.names = formula, parameter_names(formula)
+    def __init__(self, formula: Formula, names: Sequence[str]):
+        self.formula, self.names = formula, list(names)
 
     @cached_property
     def _upper(self) -> list[tuple[int, int]]:
@@ -149,7 +150,7 @@ class Solver:
             p = len(self.names)
             columns = [solve(matrix, [1.0 if i == j else 0.0 for i in range(p)]) for j in range(p)]
             # A NaN or an infinity anywhere makes the sum of the diagonal, whose terms are positive, NaN or infinite.
-            exists = _sum([columns[j][j] for j in range(p)]) < np.inf
+            exists = variance * _sum([columns[j][j] for j in range(p)]) < np.inf
             return np.array([[_where(exists, variance * columns[max(i, j)][min(i, j)], np.inf) for i in range(p)]
                              for j in range(p)], object)
         return jit(invert, in_axes=(0, 0), reduce=None)
@@ -228,7 +229,19 @@ def solve(matrix: dict[tuple[int, int], Any], right: Sequence[Any]) -> list[Any]
     return found
 
 
+def solver(formula: Formula, x: Array, points: int) -> Solver:
+    """The solver of a formula over so many points: that of an earlier call, if the formula still says the same.
+
+    It may read numbers that have changed since. To record the formula and compare takes a thousandth of a second, to record
+    all pieces anew fifty times that.
+    """
+    names = tuple(parameter_names(formula))
+    layout, _ = Solver(formula, names).evaluate.layout((np.ones((1, len(names))), x, np.zeros(points)))
+    found = _known(names, of_program(layout.program), tuple(map(id, layout.recorded.captured)))
+    found.formula = formula                                 # what is not recorded yet will be from this one
+    return found
+
+
 @lru_cache(maxsize=32)
-def solver(formula: Formula) -> Solver:
-    """The solver of a formula, the same one at the next call."""
-    return Solver(formula)
+def _known(names: tuple[str, ...], program: str, captured: tuple[int, ...]) -> Solver:
+    return Solver(None, names)  # type: ignore[arg-type]

@@ -18,8 +18,11 @@ import numpy.typing as npt
 
 from jitgrad import errors, losses, optim
 from jitgrad.api import Transformed, jit, recorded_once
-from jitgrad.curves import Curves, Solver, solver
+from jitgrad.curves import Curves, Solver, parameter_names, solver
+from jitgrad.examples import check_finite
 from jitgrad.functions import PUBLIC
+from jitgrad.schedules import in_range
+from jitgrad.settings import positive
 from jitgrad.train import Epoch, fit
 
 try:
@@ -104,13 +107,17 @@ class _JitMLP(BaseEstimator):  # type: ignore[misc]
         sizes = [X.shape[1], *(np.atleast_1d(hidden).tolist()), outputs]
         if any(not isinstance(size, Integral) or size < 1 for size in sizes):
             raise errors.ArgumentError(f"hidden_layer_sizes must be positive whole numbers; got {hidden!r}")
+        epochs = positive("max_iter", self.max_iter, "the number of epochs at most")
+        patience = positive("n_iter_no_change", self.n_iter_no_change, "the number of epochs without a lower loss")
+        in_range(type(self).__name__, "tol", self.tol, 0.0, np.inf)
+        in_range(type(self).__name__, "learning_rate_init", self.learning_rate_init, 0.0, np.inf)
         best, waited = np.inf, 0
 
         def enough(epoch: Epoch, _: Any) -> bool:
             nonlocal best, waited
             waited = 0 if epoch.loss < best - self.tol else waited + 1
             best = min(best, epoch.loss)
-            return waited >= self.n_iter_no_change
+            return waited >= patience
 
         generator, dtype = check_random_state(self.random_state), X.dtype
         data: tuple[Array, ...] = (X, targets)
@@ -122,7 +129,7 @@ class _JitMLP(BaseEstimator):  # type: ignore[misc]
             self._initial(sizes, generator, dtype),
             data,
             optimizer=optim.adamw(rate, weight_decay=self.weight_decay) if self.weight_decay else optim.adam(rate),
-            epochs=self.max_iter,
+            epochs=epochs,
             batch_size=min(64, len(X)) if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
             seed=int(generator.randint(2**31 - 1)),
             device=self.device,
@@ -223,9 +230,14 @@ class JitMLPRegressor(RegressorMixin, _JitMLP):  # type: ignore[misc]
         self._flat = y.ndim == 1
         y = np.asarray(y, np.float64).reshape(len(y), -1)
         mean = np.average(y, axis=0, weights=weight)
-        spread = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weight))
-        spread[spread == 0.0] = 1.0
-        layers = self._train(losses.mse, X, ((y - mean) / spread).astype(X.dtype), y.shape[1], weight)
+        # In units of the largest deviation: squares of very large and very small ones are no numbers.
+        deviations = y - mean
+        unit = np.abs(deviations).max(axis=0)
+        deviations /= np.where(unit > 0.0, unit, 1.0)
+        spread = np.sqrt(np.average(deviations**2, axis=0, weights=weight))
+        targets = deviations / np.where(spread > 0.0, spread, 1.0)
+        spread *= unit                                      # 0 for targets that are all equal, which are then predicted
+        layers = self._train(losses.mse, X, targets.astype(X.dtype), y.shape[1], weight)
         weights, biases = layers[-1]
         layers[-1] = ((weights * spread).astype(X.dtype), (biases * spread + mean).astype(X.dtype))
         self._keep(layers)
@@ -276,7 +288,7 @@ class JitCurveFitter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit every row of X (n, points); y is ignored."""
         found = self._solve(self._curves(X, reset=True))
-        self.parameter_names_ = solver(self.model).names
+        self.parameter_names_ = parameter_names(self.model)
         self.params_, self.covariance_, self.cost_ = found.params, found.covariance, found.cost
         self.standard_errors_ = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
         self.converged_, self.n_iter_ = found.converged, int(found.steps.max())
@@ -295,11 +307,12 @@ class JitCurveFitter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def inverse_transform(self, X: Any) -> Array:
         """The curves (n, points) of parameters (n, parameters)."""
         check_is_fitted(self)
-        made = solver(self.model)
+        x = self._points()
+        made = solver(self.model, x, self.n_features_in_)
         params = check_array(X, dtype=np.float64)
         if params.shape[1] != len(made.names):
             raise errors.ShapeError(f"the model has the parameters {', '.join(made.names)}; got rows of {params.shape[1]}")
-        curves: Array = made.evaluate(params, self._points(), np.zeros(self.n_features_in_))
+        curves: Array = made.evaluate(params, x, np.zeros(self.n_features_in_))
         return curves
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -319,22 +332,27 @@ class JitCurveFitter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return len(self.parameter_names_)
 
     def _curves(self, X: Any, reset: bool) -> Array:
-        least = len(solver(self.model).names)
+        least = len(parameter_names(self.model))
         curves: Array = validate_data(self, X, reset=reset, dtype=np.float64, ensure_min_features=least if reset else 1)
         return curves
 
     def _points(self) -> Array:
-        return np.arange(float(self.n_features_in_)) if self.x is None else np.asarray(self.x, np.float64)
+        if self.x is None:
+            return np.arange(float(self.n_features_in_))
+        x = np.asarray(self.x, np.float64)
+        check_finite(x, "x", "A curve is measured at finite points.")
+        return x
 
     def _solve(self, curves: Array) -> Curves:
-        made = solver(self.model)
-        points, p = curves.shape[1], len(made.names)
+        x, points = self._points(), curves.shape[1]
+        made = solver(self.model, x, points)
+        p = len(made.names)
         sigma = np.ones(points) if self.sigma is None else np.asarray(self.sigma, np.float64)
         if sigma.shape != (points,) or not (sigma > 0.0).all():
             raise errors.ArgumentError(f"sigma must be {points} positive numbers, one a point; got shape {sigma.shape}")
         if not (isinstance(self.max_iter, Integral) and self.max_iter >= 1):
             raise errors.ArgumentError(f"max_iter must be a positive int; got {self.max_iter!r}")
-        x, (low, high) = self._points(), self._limits(p)
+        low, high = self._limits(p)
         return made.fit(x, curves, self._first(x, curves, made, low, high), low, high, sigma, bool(self.absolute_sigma),
                         float(self.ftol), float(self.xtol), int(self.max_iter))
 

@@ -23,9 +23,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from threadpoolctl import threadpool_limits
 
 import jitgrad as jg
-from jitgrad.curves import solve
+from jitgrad.curves import Solver, solve
 from jitgrad.derivatives import partials
-from jitgrad.errors import ArgumentError, ShapeError
+from jitgrad.errors import ArgumentError, DataError, ShapeError
 from jitgrad.estimators import JitCurveFitter, JitMLPClassifier, JitMLPRegressor
 
 
@@ -189,7 +189,34 @@ def test_what_the_data_do_not_determine_has_an_infinite_error() -> None:
 def test_as_many_points_as_parameters_have_no_error_estimate() -> None:
     fitter = JitCurveFitter(line, np.array([1.0, 2.0])).fit(np.array([[3.0, 5.0]]))
     np.testing.assert_allclose(fitter.params_, [[1.0, 2.0]])
-    assert np.isinf(fitter.covariance_).all()
+    assert (fitter.covariance_ == np.inf).all()
+    # Also between parameters that have nothing to do with each other.
+    apart = JitCurveFitter(lambda x, a, b: a * (1 - x) + b * x, np.array([0.0, 1.0])).fit(np.array([[3.0, 5.0]]))
+    assert (apart.covariance_ == np.inf).all()
+
+
+def test_a_formula_that_reads_a_number_reads_it_at_every_fit() -> None:
+    class Scaled:
+        factor = 2.0
+
+        def formula(self, x: Any, a: Any) -> Any:
+            return a * x * self.factor
+
+    scaled, Y = Scaled(), np.array([[0.0, 6.0, 12.0]])
+    fitter = JitCurveFitter(scaled.formula).fit(Y)
+    np.testing.assert_allclose(fitter.params_, [[3.0]])
+    scaled.factor = 4.0
+    np.testing.assert_allclose(fitter.inverse_transform(fitter.params_), 2.0 * Y)
+    np.testing.assert_allclose(fitter.fit_transform(Y), [[1.5]])
+    scaled.factor = 2.0
+    np.testing.assert_allclose(fitter.fit_transform(Y), [[3.0]])
+
+
+def test_a_formula_that_is_the_same_is_not_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    JitCurveFitter(line).fit(np.array([[0.0, 6.0, 12.0]]))
+    monkeypatch.setattr(Solver, "_equations", None)
+    fitter = JitCurveFitter(lambda x, offset, slope: offset + slope * x).fit(np.array([[1.0, 2.0, 3.0]]))
+    np.testing.assert_allclose(fitter.params_, [[1.0, 1.0]])
 
 
 def test_a_curve_without_an_end_is_reported() -> None:
@@ -230,6 +257,7 @@ def test_a_formula_fit_is_a_feature_and_models_can_be_compared() -> None:
     ({"sigma": np.zeros(32)}, ArgumentError, "32 positive numbers"),
     ({"max_iter": 0}, ArgumentError, "max_iter must be"),
     ({"x": np.arange(5.0)}, ShapeError, "a curve has 32 points"),
+    ({"x": np.where(np.arange(32) > 3, np.nan, X)}, DataError, r"x\[4\] is nan"),
     ({"model": lambda *theta: 0.0}, ArgumentError, "each parameter by its name"),
 ])
 def test_curve_fitter_explains(options: dict[str, Any], kind: type[Exception], match: str) -> None:
@@ -284,6 +312,23 @@ def test_targets_of_any_unit() -> None:
     assert single.predict(inputs).shape == (400,)
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_targets_of_any_size(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(50, 2))
+    target, settings = inputs.sum(axis=1), {"hidden_layer_sizes": (8,), "max_iter": 20, "random_state": 0}
+    expected = JitMLPRegressor(**settings).fit(inputs, target).predict(inputs)
+    found = JitMLPRegressor(**settings).fit(inputs, target * scale).predict(inputs)
+    np.testing.assert_allclose(found / scale, expected, rtol=1e-9)
+
+
+def test_targets_that_are_all_equal_are_predicted() -> None:
+    inputs = np.random.default_rng(0).normal(size=(50, 2))
+    found = JitMLPRegressor((8,), max_iter=2).fit(inputs, np.stack([np.full(50, 7.0), inputs[:, 0]], axis=1))
+    np.testing.assert_array_equal(found.predict(10.0 * inputs)[:, 0], 7.0)
+    assert np.ptp(found.predict(inputs)[:, 1]) > 0.0
+
+
 def test_training_ends_when_the_loss_no_longer_falls() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(100, 2))
@@ -314,7 +359,9 @@ def test_networks_in_a_pipeline_and_a_search() -> None:
 @pytest.mark.parametrize(("options", "match"), [
     ({"activation": "selu"}, "activation must be one of identity, logistic, tanh, relu; got 'selu'"),
     ({"hidden_layer_sizes": (8, 0)}, "positive whole numbers"),
-    ({"batch_size": 0}, "batch_size must be a positive int"),
+    ({"batch_size": 0}, "batch_size must be a positive int"), ({"max_iter": 0}, "max_iter must be a positive int"),
+    ({"n_iter_no_change": 2.5}, "n_iter_no_change must be a positive int"), ({"tol": "low"}, "tol must be a number"),
+    ({"tol": -1.0}, "tol is out of range"), ({"learning_rate_init": -0.1}, "learning_rate_init is out of range"),
 ])
 def test_networks_explain(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ArgumentError, match=match):
