@@ -159,7 +159,7 @@ def test_a_training_that_is_recorded_anew_is_not_compiled_anew(monkeypatch: pyte
 
 
 def test_a_queued_steps_examples_begin_where_a_vector_may() -> None:
-    places, starts = aligned(np.arange(10, 30), [(0, 7), (7, 7), (14, 6)])
+    places, starts = aligned(np.arange(10, 30), np.array([(0, 7), (7, 7), (14, 6)]))
     assert starts == [0, 8, 16]
     assert [places[start] for start in starts] == [10, 17, 24]
     assert places[16:22].tolist() == [24, 25, 26, 27, 28, 29]
