@@ -51,35 +51,36 @@ class Cohort:
     """Trainings of one kind: of as many epochs, examples and examples a step, and of one formula of an update.
 
     like: one of them, for what they have in common
-    numbers: (models, 1 + averages, parameters), the parameters and the averages that the optimizer keeps of them
+    vectors: the parameters, (models, parameters); averages: those that the optimizer keeps of them, (models, n, parameters)
     rules, batches, seeds: of each model, the batches being all of one origin
     training: makes the training of model k, as it begins
     known: the trainings that are looked at, by number; whoever makes the steps keeps them up to date
     """
 
-    def __init__(self, like: Training, numbers: Array, rules: Chosen, batches: Chosen, seeds: Chosen,
+    def __init__(self, like: Training, vectors: Array, averages: Array, rules: Chosen, batches: Chosen, seeds: Chosen,
                  training: Callable[[int], Training]):
-        self.like, self.numbers, self.rules, self.batches, self.seeds = like, numbers, rules, batches, seeds
+        self.like, self.vectors, self.averages, self.rules, self.batches, self.seeds = (
+            like, vectors, averages, rules, batches, seeds)
         self._training = training
         self.known: dict[int, Training] = {}
 
     @staticmethod
     def of(training: Training) -> Cohort:
         """One training, from where it stands."""
-        first = np.zeros(1, np.intp)
-        made = Cohort(training, training.trainer.numbers()[None], Chosen([training.trainer.rule], first),
+        first, (vector, averages) = np.zeros(1, np.intp), training.trainer.numbers()
+        made = Cohort(training, vector[None], averages[None], Chosen([training.trainer.rule], first),
                       Chosen([training.batches], first), Chosen([training.settings.seed], first), lambda _: training)
         made.look_at_all()
         return made
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.vectors)
 
     def between(self, lo: int, hi: int) -> Cohort:
         """Models lo to hi, not yet looked at."""
         models = slice(lo, hi)
-        return Cohort(self.like, self.numbers[models], self.rules.at(models), self.batches.at(models), self.seeds.at(models),
-                      lambda k: self._training(lo + k))
+        return Cohort(self.like, self.vectors[models], self.averages[models], self.rules.at(models), self.batches.at(models),
+                      self.seeds.at(models), lambda k: self._training(lo + k))
 
     def look(self, k: int) -> Training:
         """The training of model k."""
@@ -99,13 +100,13 @@ class Cohort:
             return self.known[k].generator
         return np.random.default_rng(self.seeds[k])
 
-    def ended(self, numbers: Array, losses: Floats, seconds: Floats) -> Ended:
-        """All have ended: with these numbers and the mean loss of each epoch where nobody has looked at them."""
+    def ended(self, vectors: Array, losses: Floats, seconds: Floats) -> Ended:
+        """All have ended: with these parameters and the mean loss of each epoch where nobody has looked at them."""
         results = {k: training.end() for k, training in self.known.items()}
         if len(results) == len(self):
             return Ended(len(self), results)
         like = self.like
-        return Ended(len(self), results, Rows(like.trainer.layout, numbers[:, 0].copy(), losses, seconds, like.batches.count,
+        return Ended(len(self), results, Rows(like.trainer.layout, vectors.copy(), losses, seconds, like.batches.count,
                                               len(seconds) * like.steps_per_epoch))
 
 

@@ -77,9 +77,10 @@ class Shuffled:
         """The next ones; no epoch's order is drawn before it is needed, for the generator may go into a checkpoint."""
         epochs = -(-(count - len(self._left)) // len(self._all))
         if epochs:
+            drawn = self._all[None].repeat(epochs, axis=0)
             # The numbers of one permutation after the other, in half the time.
-            drawn = self._generator.permuted(np.broadcast_to(self._all, (epochs, len(self._all))), axis=1).reshape(-1)
-            self._left = np.concatenate([self._left, drawn]) if len(self._left) else drawn
+            self._generator.permuted(drawn, axis=1, out=drawn)
+            self._left = np.concatenate([self._left, drawn.reshape(-1)]) if len(self._left) else drawn.reshape(-1)
         found, self._left = self._left[:count], self._left[count:]
         return found
 
@@ -100,11 +101,14 @@ class Loop(Protocol):
     def rows(self, leaves: Sequence[Any]) -> Any:
         """All examples as the loop reads them, from the leaves of the objective's arguments."""
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Array) -> Any:
-        """Models that begin with these numbers, (models, 1 + averages, parameters): parameters, and averages of them."""
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> Any:
+        """Models that begin with these parameters, (models, parameters), and averages of them, (models, n, parameters)."""
 
-    def numbers(self, models: Any) -> Array:
-        """Those that they have now; they may change at the next run."""
+    def vectors(self, models: Any) -> Array:
+        """Their parameters now; they may change at the next run."""
+
+    def numbers(self, models: Any, k: int) -> Array:
+        """Parameters of model k and below them their averages, (1 + n, parameters); as `vectors`."""
 
     def run(self, models: Any, rows: Any, work: Work) -> Outcome:
         """Make these steps."""
@@ -135,13 +139,20 @@ class Compiled:
         """Views where they can be."""
         return self.call.rows([np.asarray(leaf) for leaf in leaves])
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Array) -> HostModels:
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> HostModels:
         """Copies."""
-        return HostModels(numbers.copy(), _others(self.call, params, example, numbers.shape[2]))
+        numbers = np.concatenate([vectors[:, None], averages], axis=1)
+        return HostModels(numbers, _others(self.call, params, example, vectors.shape[1]))
 
-    def numbers(self, models: HostModels) -> Array:
+    def vectors(self, models: HostModels) -> Array:
         """The models' own."""
-        return models.numbers
+        vectors: Array = models.numbers[:, 0]
+        return vectors
+
+    def numbers(self, models: HostModels, k: int) -> Array:
+        """The model's own."""
+        found: Array = models.numbers[k]
+        return found
 
     def run(self, models: HostModels, rows: Sequence[Array], work: Work) -> Outcome:
         """The steps of one line after the other."""
@@ -171,11 +182,11 @@ class Compiled:
 
 
 class GpuModels:
-    """Models on a GPU, and what is known of their numbers on the host."""
+    """Models on a GPU, and what is known on the host of their parameters and each average of them."""
 
     def __init__(self, there: DeviceArray):
         self.there = there
-        self.here: Array | None = None
+        self.here: list[Array] | None = None
 
 
 class OnGpu:
@@ -196,12 +207,19 @@ class OnGpu:
         return self._steps.rows(lambda: call.rows_on_device(leaves) if isinstance(call, DeviceCall) else
                                 call.rows([np.asarray(leaf) for leaf in leaves]))
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Array) -> GpuModels:
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> GpuModels:
         """All on the device."""
-        return GpuModels(self._steps.models(numbers, _others(self.call, params, example, numbers.shape[2])))
+        return GpuModels(self._steps.models(vectors, averages, _others(self.call, params, example, vectors.shape[1])))
 
-    def numbers(self, models: GpuModels) -> Array:
+    def vectors(self, models: GpuModels) -> Array:
         """Copied from the device once after a run."""
+        return self._here(models)[0]
+
+    def numbers(self, models: GpuModels, k: int) -> Array:
+        """Copied with all others'."""
+        return np.stack([part[k] for part in self._here(models)])
+
+    def _here(self, models: GpuModels) -> list[Array]:
         if models.here is None:
             models.here = self._steps.numbers(models.there)
         return models.here
@@ -288,7 +306,8 @@ class Loops:
     def _on_gpu(self, rule: Rule, call: Call, count: int, size: int, name: str) -> Loop:
         from jitgrad.backends.cuda import CudaKernel
         from jitgrad.backends.cuda_training import Steps
-        kernel = call.recorded.kernels.setdefault(name, backends.kernel(call.program, name))
+        kernels = call.recorded.kernels
+        kernel = kernels[name] if name in kernels else kernels.setdefault(name, backends.kernel(call.program, name))
         assert isinstance(kernel, CudaKernel)
         update = update_call(rule, call.program.dtype, "interpret").program
         return OnGpu(call, Steps(kernel, update, count, size, self.mean))

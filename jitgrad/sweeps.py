@@ -203,11 +203,10 @@ class _Plan:
         places, rule = self._places[numbers], like.trainer.rule
         assert rule is not None
         (vectors,) = self._starts[places[0, 0]].tables
-        begin = np.zeros((len(numbers), 1 + rule.averages, vectors.shape[1]), vectors.dtype)
-        begin[:, 0] = vectors[places[:, 1]]
+        averages = np.broadcast_to(np.zeros((), vectors.dtype), (len(numbers), rule.averages, vectors.shape[1]))
         batches = self._splits.each(lambda split: split[0])
-        return Cohort(like, begin, self._rules.at(numbers), batches.at(numbers), self._seeds.at(numbers),
-                      lambda k: self.training(int(numbers[k])))
+        return Cohort(like, vectors[places[:, 1]], averages, self._rules.at(numbers), batches.at(numbers),
+                      self._seeds.at(numbers), lambda k: self.training(int(numbers[k])))
 
 
 class _Piece(NamedTuple):

@@ -41,7 +41,7 @@ class _Group:
             cohort.look_at_all()
         self._examples = self._examples_now()
         self._rows = like.loops.rows(loop, like.trainer.now.params, self._examples)
-        self._models = loop.models(like.trainer.now.params, self._examples.between(0, 1), cohort.numbers)
+        self._models = loop.models(like.trainer.now.params, self._examples.between(0, 1), cohort.vectors, cohort.averages)
         self._orders, self._pace = _Orders(cohort), Pace.of_steps()
         self._slices = slices(like.batches.count, like.batch_size, like.left, self._pace.most, like.watched,
                               loop.room(self._orders.count))
@@ -52,7 +52,7 @@ class _Group:
         while self._left and len(self._live):
             self._make_a_slice(next(self._slices))
         losses = self._sums[:, :len(self._seconds)] / self._like.batches.count
-        return self._cohort.ended(self._loop.numbers(self._models), losses, np.array(self._seconds))
+        return self._cohort.ended(self._loop.vectors(self._models), losses, np.array(self._seconds))
 
     def _examples_now(self) -> Batches:
         """What all are trained on, or parts of it; with noise, that of an epoch."""
@@ -93,7 +93,7 @@ class _Group:
     def _take(self, k: int, training: Training, steps: Steps, done: int, why: int, losses: Floats, sums: Floats,
               spent: Floats) -> None:
         """A slice's steps of one model; raises what its next step fails with, or what is measured."""
-        numbers, loss = self._loop.numbers(self._models)[k], float(losses[done - 1]) if done else None
+        numbers, loss = self._loop.numbers(self._models, k), float(losses[done - 1]) if done else None
         training.trainer.load(numbers, self._made + done, loss)
         if why:
             first, size = steps[done].tolist()

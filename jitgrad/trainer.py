@@ -113,12 +113,13 @@ class Trainer:
         """These parameters as a moment."""
         return Moment(self.layout.ravel(params), self.layout, state, steps, loss)
 
-    def numbers(self) -> npt.NDArray[Any]:
-        """Parameters that lie in one vector, and below them the averages that the optimizer keeps of them."""
-        return np.stack([self.now.vectors[0], *[average for (average,) in self.now.state.averages]])
+    def numbers(self) -> tuple[Vector, npt.NDArray[Any]]:
+        """Parameters that lie in one vector, and the averages that the optimizer keeps of them, (averages, parameters)."""
+        vector, averages = self.now.vectors[0], self.now.state.averages
+        return vector, np.array([average for (average,) in averages], vector.dtype).reshape(len(averages), len(vector))
 
     def load(self, numbers: npt.NDArray[Any], steps: int, loss: float | None) -> None:
-        """Take over parameters and averages that were trained elsewhere."""
+        """Take over parameters and, below them, averages that were trained elsewhere."""
         vector, *averages = numbers.copy()
         state = optim.State(steps, tuple((average,) for average in averages))
         self.now = Moment((vector,), self.layout, state, steps, self.now.loss if loss is None else loss)

@@ -72,9 +72,11 @@ class Resident:
             clear, body, fold, _update_hole(update), from_dtype(update.dtype), code.slots, code.columns, code.boards,
             code.room, update.count, self._stride, update.width, plan.block, self.layout.pieces, self._mean)
 
+    @cached_property
     def _read(self) -> Array:
         """Which of a copy's numbers the body reads, in its order."""
-        return self._code.numbers.astype(np.int32) if len(self._code.numbers) else np.zeros(1, np.int32)
+        numbers = once(lambda: self._code.numbers, "numbers", identity(self.layout), self._plan)
+        return numbers.astype(np.int32) if len(numbers) else np.zeros(1, np.int32)
 
     def ptx(self, capability: tuple[Any, ...]) -> str:
         """The kernel for a compute capability, as (9, 0, "a")."""
@@ -88,7 +90,7 @@ class Resident:
         order = np.zeros((1, 1), np.int32) if work.order is None else work.order.astype(np.int32)
         tables = [memory.upload(table, device) for table in (
             work.lines.astype(np.int32), work.steps.astype(np.int32), order,
-            work.scalars.astype(self._update.dtype), self._code.places.astype(np.int32), self._read())]
+            work.scalars.astype(self._update.dtype), self._code.places.astype(np.int32), self._read)]
         live, lines, order_, scalars, places, read = map(memory.native, tables)
         launch(self.shell, len(work.lines), self._plan.block, memory.native(numbers), live, lines, order_,
                int(work.order is not None), scalars, places, memory.native(losses), memory.native(status), read,
@@ -180,19 +182,23 @@ class Steps:
         self.form = (Queued(kernel, code, stride, mean) if plan is None else
                       Resident(layout, code, plan, stride, mean))
 
-    def models(self, numbers: Array, others: Array) -> DeviceArray:
-        """Models on the device, of their parameters and averages, (models, kept, count), and what else examples share."""
-        copies = np.zeros((len(numbers), self._stride), self.dtype)
+    def models(self, vectors: Array, averages: Array, others: Array) -> DeviceArray:
+        """Models on the device, (models, stride): parameters, (models, count), averages, (models, n, count), and what else
+        examples share.
+        """
+        copies = np.zeros((len(vectors), self._stride), self.dtype)
         copies[:, self._count:self._shared] = others
-        for k, start in enumerate(self._starts):
-            copies[:, start:start + self._count] = numbers[:, k]
-        with self.kernel.running(len(numbers)):
+        for found, given in zip(self._parts(copies), (vectors, *averages.swapaxes(0, 1)), strict=True):
+            found[:] = given
+        with self.kernel.running(len(vectors)):
             return memory.upload(copies, self.kernel.device)
 
-    def numbers(self, models: DeviceArray) -> Array:
-        """Their parameters and averages, (models, kept, count)."""
-        copies = memory.download(models)
-        return np.stack([copies[:, start:start + self._count] for start in self._starts], axis=1)
+    def numbers(self, models: DeviceArray) -> list[Array]:
+        """Copies of their parameters, and of each of the averages, (models, count)."""
+        return self._parts(memory.download(models))
+
+    def _parts(self, copies: Array) -> list[Array]:
+        return [copies[..., start:start + self._count] for start in self._starts]
 
     def rows(self, batched: Callable[[], Sequence[Array | DeviceArray]]) -> list[DeviceArray]:
         """All examples on the device; those on the host are copied."""
