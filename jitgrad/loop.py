@@ -8,7 +8,6 @@ the GPU's rounds in its own way, the same for one model as for many.
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,13 +28,13 @@ from jitgrad.optim import Rule
 
 if TYPE_CHECKING:
     from jitgrad.backends.cpu import CpuKernel
-    from jitgrad.backends.cuda_training import Steps
-    from jitgrad.backends.training import Model
+    from jitgrad.backends.cuda_training import Steps as DeviceSteps
+    from jitgrad.backends.training import Engine
     from jitgrad.trainer import Trainer
 
 Tree = Any
 Array = npt.NDArray[Any]
-Numbers = tuple[Array, Sequence[Array]]                     # parameters as a vector, and the averages of them
+Steps = npt.NDArray[np.intp]
 
 # Scalar operations in a step from where on two threads for one step are worth more than no Python between steps.
 STEP_WORK = 5_000_000
@@ -43,124 +42,164 @@ SLICE_EXAMPLES = 1 << 16            # gathered at a time on the CPU: what a core
 GPU_SLICE_EXAMPLES = 1 << 24        # named at a time on a GPU, of all models together: 64 MiB
 SLICE_SECONDS = 0.1                 # how long Python, and with it the progress bar and Ctrl-C, may wait
 FIRST_STEPS = 64                    # made before it is known how long a step takes
+MOST_STEPS = 1 << 16
 
 
-class Slice(NamedTuple):
-    """Steps to be made in one call: examples in their order (None: all, as they lie), and (start, size) of each step."""
+def slices(count: int, batch_size: int | None, epochs: int, most: list[int], by_epoch: bool, room: int) -> Iterator[Steps]:
+    """The (first, size) of each step of all epochs, a table for each call; firsts count a call's examples from 0.
 
-    order: npt.NDArray[np.intp] | None
-    steps: list[tuple[int, int]]
-
-
-def slices(count: int, batch_size: int | None, epochs: int, generator: np.random.Generator, most: list[int],
-           by_epoch: bool, room: int) -> Iterator[Slice]:
-    """The steps of all epochs, in the order and with the shuffling of `Batches.steps`.
-
-    A slice has at most most[0] steps and, within a step's, `room` examples; with `by_epoch` none crosses an epoch's end.
+    A call has at most most[0] steps and, in minibatches, those that `room` examples begin; with `by_epoch` none crosses an
+    epoch's end. Without batch_size every step has all examples.
     """
     size = count if batch_size is None else batch_size
-    starts = [(first, min(size, count - first)) for first in range(0, count, size)]
-    order: list[npt.NDArray[np.intp]] = []
-    steps: list[tuple[int, int]] = []
-    gathered = 0
-    for _ in range(epochs):
-        whole = None if batch_size is None else generator.permutation(count)
-        ahead, taken = 0, 0                                 # steps of the epoch that are in a slice, and their examples
-        while ahead < len(starts):
-            free = min(most[0] - len(steps), len(starts) if whole is None else -(-(room - gathered) // size))
-            part = starts[ahead:ahead + max(1, free)]
-            ahead += len(part)
-            if whole is None:
-                steps += part
-            else:
-                steps += [(gathered + first - taken, number) for first, number in part]
-                order.append(whole[taken:part[-1][0] + part[-1][1]])
-                gathered += len(order[-1])
-                taken += len(order[-1])
-            if gathered >= room or len(steps) >= most[0] or (by_epoch and ahead == len(starts)):
-                yield Slice(np.concatenate(order) if order else None, steps)
-                order, steps, gathered = [], [], 0
-    if steps:
-        yield Slice(np.concatenate(order) if order else None, steps)
+    length = -(-count // size)                              # of an epoch
+    made, end = 0, epochs * length
+    while made < end:
+        free = min(most[0], end - made)
+        if batch_size is not None:
+            free = min(free, max(1, -(-room // size)))
+        if by_epoch:
+            free = min(free, length - made % length)
+        last = np.arange(made, made + free) % length == length - 1
+        sizes = np.where(last, count - (length - 1) * size, size)
+        yield np.stack([np.zeros_like(sizes) if batch_size is None else np.cumsum(sizes) - sizes, sizes], axis=1)
+        made += free
+
+
+class Shuffled:
+    """The examples of one epoch after the other, each epoch in an order drawn anew; the orders of `Batches.steps`."""
+
+    def __init__(self, count: int, generator: np.random.Generator):
+        self._all, self._generator = np.arange(count), generator
+        self._left = self._all[:0]
+
+    def take(self, count: int) -> npt.NDArray[np.intp]:
+        """The next ones; no epoch's order is drawn before it is needed, for the generator may go into a checkpoint."""
+        epochs = -(-(count - len(self._left)) // len(self._all))
+        if epochs:
+            drawn = self._all[None].repeat(epochs, axis=0)
+            # The numbers of one permutation after the other, in half the time.
+            self._generator.permuted(drawn, axis=1, out=drawn)
+            self._left = np.concatenate([self._left, drawn.reshape(-1)]) if len(self._left) else drawn.reshape(-1)
+        found, self._left = self._left[:count], self._left[count:]
+        return found
 
 
 class Loop(Protocol):
     """Steps of one size, of one objective and one kind of optimizer, on one device.
 
-    call: a call of the objective's value and gradient; slice_examples: how many examples a call of the loop may name
+    call: a call of the objective's value and gradient; at_once: whether the models of a call are trained at once, or one
+    after the other
     """
 
     call: Call
-    slice_examples: int
+    at_once: bool
+
+    def room(self, orders: int) -> int:
+        """How many examples each of so many orders may name in a call."""
 
     def rows(self, leaves: Sequence[Any]) -> Any:
         """All examples as the loop reads them, from the leaves of the objective's arguments."""
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> Any:
-        """Models that begin with these numbers."""
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> Any:
+        """Models that begin with these parameters, (models, parameters), and averages of them, (models, n, parameters)."""
 
-    def numbers(self, models: Any, k: int) -> list[Array]:
-        """Parameters and averages of model k, as vectors."""
+    def vectors(self, models: Any) -> Array:
+        """Their parameters now; they may change at the next run."""
+
+    def numbers(self, models: Any, k: int) -> Array:
+        """Parameters of model k and below them their averages, (1 + n, parameters); as `vectors`."""
 
     def run(self, models: Any, rows: Any, work: Work) -> Outcome:
         """Make these steps."""
 
 
-class Compiled:
-    """The CPU's loop, for one model at a time."""
+class HostModels(NamedTuple):
+    """Models' numbers, (models, 1 + averages, parameters), and what their examples share besides the parameters."""
 
-    slice_examples = SLICE_EXAMPLES
+    numbers: Array
+    others: Array
+
+
+class Compiled:
+    """The CPU's loop, on one core."""
+
+    at_once = False
 
     def __init__(self, call: Call, update: CpuKernel, mean: bool):
         self.call, self.mean, self._update = call, mean, update
         self.kernel: CpuKernel = call.kernel  # type: ignore[assignment]
         self._local = threading.local()
 
+    def room(self, orders: int) -> int:
+        """A model's examples are gathered when it has its turn."""
+        return SLICE_EXAMPLES
+
     def rows(self, leaves: Sequence[Any]) -> list[Array]:
         """Views where they can be."""
         return self.call.rows([np.asarray(leaf) for leaf in leaves])
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> Model:
-        """This thread's model; it is the same object at each call."""
-        from jitgrad.backends.training import Model
-        ((vector, averages),) = numbers
-        others = _others(self.call, params, example, len(vector))
-        found: Model | None = getattr(self._local, "model", None)
-        if found is None:
-            found = self._local.model = Model(self.kernel, self._update, len(vector), len(averages), len(others))
-        found.load(vector, averages, others)
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> HostModels:
+        """Copies."""
+        numbers = np.concatenate([vectors[:, None], averages], axis=1)
+        return HostModels(numbers, _others(self.call, params, example, vectors.shape[1]))
+
+    def vectors(self, models: HostModels) -> Array:
+        """The models' own."""
+        vectors: Array = models.numbers[:, 0]
+        return vectors
+
+    def numbers(self, models: HostModels, k: int) -> Array:
+        """The model's own."""
+        found: Array = models.numbers[k]
         return found
 
-    def numbers(self, models: Model, k: int) -> list[Array]:
-        """The model's own, which its steps change."""
-        return models.numbers
-
-    def run(self, models: Model, rows: Sequence[Array], work: Work) -> Outcome:
-        """The steps of the one line there is."""
+    def run(self, models: HostModels, rows: Sequence[Array], work: Work) -> Outcome:
+        """The steps of one line after the other."""
         from jitgrad.backends.training import plan
-        batched = rows if work.order is None else [array.take(work.order[0], axis=0) for array in rows]
-        steps = plan(self.kernel, work.steps, self.mean)
-        made, why, found = models.run(batched, steps, work.scalars[0], float(work.norms[0]))
-        losses = np.full((1, len(work.steps)), np.nan)
-        losses[0, :len(found)] = found
-        return Outcome(np.array([made]), np.array([why]), losses)
+        engine = self._engine(models)
+        engine.begin(models.others, plan(self.kernel, work.steps, self.mean))
+        scalars = np.ascontiguousarray(work.scalars, self.kernel.program.dtype)
+        losses = np.full((len(work.lines), len(work.steps)), np.nan)
+        if work.order is None:
+            engine.read(rows)
+        ends = []
+        for own, (model, order, row) in zip(losses, work.lines.tolist(), strict=True):
+            if work.order is not None:
+                engine.read([array.take(work.order[order], axis=0) for array in rows])
+            ends.append(engine.run(models.numbers[model], scalars[row], float(work.norms[row]), own))
+        made, why = np.array(ends).T
+        return Outcome(made, why, losses)
+
+    def _engine(self, models: HostModels) -> Engine:
+        """This thread's; it is the same object at each call."""
+        from jitgrad.backends.training import Engine
+        found: Engine | None = getattr(self._local, "engine", None)
+        if found is None:
+            _, kept, count = models.numbers.shape
+            found = self._local.engine = Engine(self.kernel, self._update, count, kept - 1, len(models.others))
+        return found
 
 
 class GpuModels:
-    """Models on a GPU, and what is known of their numbers on the host."""
+    """Models on a GPU, and what is known on the host of their parameters and each average of them."""
 
     def __init__(self, there: DeviceArray):
         self.there = there
-        self.here: Array | None = None
+        self.here: list[Array] | None = None
 
 
 class OnGpu:
     """A GPU's loop, for any number of models at once."""
 
-    slice_examples = GPU_SLICE_EXAMPLES
+    at_once = True
 
-    def __init__(self, call: Call, steps: Steps):
+    def __init__(self, call: Call, steps: DeviceSteps):
         self.call, self._steps = call, steps
+
+    def room(self, orders: int) -> int:
+        """All orders go there before the first step."""
+        return max(1, GPU_SLICE_EXAMPLES // orders)
 
     def rows(self, leaves: Sequence[Any]) -> list[DeviceArray]:
         """Copies on the device; what lies there already is read where it is."""
@@ -168,16 +207,22 @@ class OnGpu:
         return self._steps.rows(lambda: call.rows_on_device(leaves) if isinstance(call, DeviceCall) else
                                 call.rows([np.asarray(leaf) for leaf in leaves]))
 
-    def models(self, params: Tree, example: tuple[Tree, ...], numbers: Sequence[Numbers]) -> GpuModels:
+    def models(self, params: Tree, example: tuple[Tree, ...], vectors: Array, averages: Array) -> GpuModels:
         """All on the device."""
-        stacked = np.stack([[vector, *averages] for vector, averages in numbers])
-        return GpuModels(self._steps.models(stacked, _others(self.call, params, example, stacked.shape[2])))
+        return GpuModels(self._steps.models(vectors, averages, _others(self.call, params, example, vectors.shape[1])))
 
-    def numbers(self, models: GpuModels, k: int) -> list[Array]:
-        """Of one model; those of all are copied at once."""
+    def vectors(self, models: GpuModels) -> Array:
+        """Copied from the device once after a run."""
+        return self._here(models)[0]
+
+    def numbers(self, models: GpuModels, k: int) -> Array:
+        """Copied with all others'."""
+        return np.stack([part[k] for part in self._here(models)])
+
+    def _here(self, models: GpuModels) -> list[Array]:
         if models.here is None:
             models.here = self._steps.numbers(models.there)
-        return list(models.here[k])
+        return models.here
 
     def run(self, models: GpuModels, rows: Sequence[DeviceArray], work: Work) -> Outcome:
         """All lines' steps."""
@@ -263,7 +308,8 @@ class Loops:
     def _on_gpu(self, rule: Rule, call: Call, count: int, size: int, name: str) -> Loop:
         from jitgrad.backends.cuda import CudaKernel
         from jitgrad.backends.cuda_training import Steps
-        kernel = call.recorded.kernels.setdefault(name, backends.kernel(call.program, name))
+        kernels = call.recorded.kernels
+        kernel = kernels[name] if name in kernels else kernels.setdefault(name, backends.kernel(call.program, name))
         assert isinstance(kernel, CudaKernel)
         update = update_call(rule, call.program.dtype, "interpret").program
         return OnGpu(call, Steps(kernel, update, count, size, self.mean))
@@ -280,19 +326,17 @@ class Loops:
 
 
 class Pace:
-    """How many steps a slice may have, from how long steps take."""
+    """How many steps, or whatever is counted, a call may have, from how long they take."""
 
-    def __init__(self) -> None:
-        self.most = [FIRST_STEPS]
-        self.begin()
+    def __init__(self, first: int, most: int):
+        self.most, self._limit = [first], most
 
-    def begin(self) -> None:
-        """A lap begins."""
-        self._started = time.perf_counter()
+    @staticmethod
+    def of_steps() -> Pace:
+        """Where nothing is known of the steps."""
+        return Pace(FIRST_STEPS, MOST_STEPS)
 
-    def lap(self, steps: int) -> float:
-        """Seconds since the lap began, in which so many steps were made."""
-        seconds = time.perf_counter() - self._started
-        if steps:
-            self.most[0] = max(1, min(1 << 16, int(SLICE_SECONDS * steps / max(seconds, 1e-9)), 4 * self.most[0]))
-        return seconds
+    def learn(self, made: int, seconds: float) -> None:
+        """So many took so long."""
+        if made:
+            self.most[0] = max(1, min(self._limit, int(SLICE_SECONDS * made / max(seconds, 1e-9)), 4 * self.most[0]))

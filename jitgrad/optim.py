@@ -323,6 +323,12 @@ def _after(change: Callable[[Sequence[Leaf], Sequence[Leaf]], Sequence[Leaf]], o
 def parameters(params: Tree) -> tuple[list[Leaf], Structure]:
     """The leaves and structure of params; DtypeError names a leaf that is not a real floating-point number."""
     leaves, spec = flatten(params)
+    check_parameters(leaves, spec)
+    return leaves, spec
+
+
+def check_parameters(leaves: Sequence[Leaf], spec: Structure) -> None:
+    """Raise DtypeError for a leaf that is not a real floating-point number."""
     for position, leaf in enumerate(leaves):
         if type(leaf) is float or getattr(getattr(leaf, "dtype", None), "kind", "") == "f":
             continue
@@ -334,7 +340,6 @@ def parameters(params: Tree) -> tuple[list[Leaf], Structure]:
                 "Parameters are floats or floating-point NumPy arrays: write 0.0 for 0, or use array.astype(float).",
             )
         )
-    return leaves, spec
 
 
 def _zeros(leaves: Sequence[Leaf], spec: Structure) -> Tree:

@@ -55,8 +55,13 @@ class Raveled:
 
     def pack(self, leaves: Sequence[Any]) -> tuple[Vector, ...]:
         """The same of a tree's leaves."""
+        return tuple(table[0] for table in self.pack_all([leaves]))
+
+    def pack_all(self, trees: Sequence[Sequence[Any]]) -> tuple[npt.NDArray[Any], ...]:
+        """The same of the leaves of several trees: for each dtype a table with a row a tree."""
         return tuple(
-            np.concatenate([leaves[slot.position] for slot in slots], axis=None, dtype=dtype)
+            np.concatenate([leaves[slot.position] for leaves in trees for slot in slots], axis=None, dtype=dtype)
+            .reshape(len(trees), slots[-1].stop)
             for slots, dtype in zip(self._slots.values(), self._dtypes, strict=True)
         )
 

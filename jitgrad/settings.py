@@ -45,8 +45,8 @@ class Settings:
             if size is None:
                 raise ArgumentError(explain("average_every counts minibatches.", f"average_every={apart}",
                                             "Pass batch_size."))
-        made = replace(self, optimizer=optimizer, epochs=epochs, batch_size=size, seed=_seed(self.seed), patience=patience,
-                       average_every=apart)
+        made = replace(self, optimizer=optimizer, epochs=epochs, batch_size=size, seed=seed_number(self.seed),
+                       patience=patience, average_every=apart)
         made.stepper()
         return made
 
@@ -78,7 +78,8 @@ def positive(name: str, number: SupportsIndex, meaning: str) -> int:
     return found
 
 
-def _seed(seed: int) -> int:
+def seed_number(seed: SupportsIndex) -> int:
+    """The seed as an int; raises ArgumentError unless it is a whole number and not negative."""
     try:
         found = operator.index(seed)
     except TypeError:

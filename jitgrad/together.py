@@ -1,158 +1,140 @@
 """Trainings of one kind side by side: each call of a compiled loop makes the same number of steps for all of them.
 
 `fit` is one such training. On a GPU thousands are trained in one launch; what becomes of an epoch's loss (history, patience,
-the best parameters) is each training's own business, the same for any number beside it.
+the best parameters) is each training's own business, the same for any number beside it. Of one that nobody looks at there is
+a row in the tables of all, and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import time
 
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad.backends.work import Line, Work
+from jitgrad.backends.work import Work
 from jitgrad.batches import Batches
+from jitgrad.cohort import Cohort, Ended, Numbers
 from jitgrad.errors import NonFiniteError
 from jitgrad.examples import Update
-from jitgrad.loop import Loop, Pace, Slice, slices
+from jitgrad.loop import Loop, Pace, Shuffled, Steps, slices
 from jitgrad.trainer import Training
 
 Floats = npt.NDArray[np.float64]
+Order = npt.NDArray[np.intp] | None
 
 
-def together(loop: Loop, trainings: Sequence[Training]) -> None:
-    """Train all of them to their ends; one that diverges ends with its `error`, and the others go on.
+def together(loop: Loop, cohort: Cohort) -> Ended:
+    """Train all of them to their ends; one that diverges ends with its error, and the others go on.
 
-    trainings: of one kind of optimizer, with as many epochs, examples and examples a step; on the same examples or, where
-    the loop is for many models, on parts of the same ones; one with noise comes alone
+    All are looked at where something is done at the end of every epoch; one with noise comes alone.
     """
-    _Group(loop, trainings).run()
+    return _Group(loop, cohort).run()
 
 
 class _Group:
-    def __init__(self, loop: Loop, trainings: Sequence[Training]):
-        first = trainings[0]
-        self._loop, self._trainings, self._pace, params = loop, trainings, Pace(), first.trainer.now.params
+    def __init__(self, loop: Loop, cohort: Cohort):
+        like = cohort.like
+        self._loop, self._cohort, self._like = loop, cohort, like
+        self._made, self._left, self._live = like.trainer.now.steps, like.left, np.arange(len(cohort))
+        if like.watched:
+            cohort.look_at_all()
         self._examples = self._examples_now()
-        self._rows = first.loops.rows(loop, params, self._examples)
-        self._models = loop.models(params, self._examples.between(0, 1), [one.trainer.numbers() for one in trainings])
-        self._made, self._left, self._live = first.trainer.now.steps, first.left, list(range(len(trainings)))
-        by_epoch = any(training.watched for training in trainings)
-        # One model is brought up to date after every slice, for Ctrl-C; many that nobody watches, at their end.
-        self._at_the_end = len(trainings) > 1 and not by_epoch
-        self._entries: list[tuple[list[int], Floats, Floats]] = []
-        self._orders = _Orders(self._examples, trainings, self._pace.most, by_epoch, loop.slice_examples)
-        self._totals = _Totals(len(trainings), first.steps_per_epoch, first.loops.mean)
+        self._rows = like.loops.rows(loop, like.trainer.now.params, self._examples)
+        self._models = loop.models(like.trainer.now.params, self._examples.between(0, 1), cohort.vectors, cohort.averages)
+        self._orders, self._pace = _Orders(cohort), Pace.of_steps()
+        self._slices = slices(like.batches.count, like.batch_size, like.left, self._pace.most, like.watched,
+                              loop.room(self._orders.count))
+        self._totals = _Totals(len(cohort), like.steps_per_epoch, like.loops.mean)
+        self._sums, self._seconds = np.zeros((len(cohort), like.left)), list[float]()
 
-    def run(self) -> None:
-        self._pace.begin()
-        while self._live and self._left:
-            self._make_a_slice()
-            self._live = [k for k in self._live if self._trainings[k].left]
-            self._pace.begin()                              # what was done meanwhile is no part of a step
-        if self._at_the_end:
-            self._enter_all()
+    def run(self) -> Ended:
+        while self._left and len(self._live):
+            self._make_a_slice(next(self._slices))
+        losses = self._sums[:, :len(self._seconds)] / self._like.batches.count
+        return self._cohort.ended(self._loop.vectors(self._models), losses, np.array(self._seconds))
 
     def _examples_now(self) -> Batches:
         """What all are trained on, or parts of it; with noise, that of an epoch."""
-        first, trainings = self._trainings[0], self._trainings
-        assert first.noise is None or len(trainings) == 1
-        found = first.examples()
+        like, batches = self._like, self._cohort.batches
+        assert like.noise is None or len(self._cohort) == 1
+        found = batches[0] if like.noise is None else like.examples()
         assert isinstance(found, Batches)
-        return found if all(training.batches is first.batches for training in trainings) else found.origin
+        return found if (batches.which == batches.which[0]).all() else found.origin
 
-    def _make_a_slice(self) -> None:
-        first = self._trainings[0]
-        if first.noise is not None and self._made % first.steps_per_epoch == 0:
+    def _make_a_slice(self, steps: Steps) -> None:
+        started, live, like, rules = time.perf_counter(), self._live, self._like, self._cohort.rules
+        if like.noise is not None and self._made % like.steps_per_epoch == 0:
             self._examples = self._examples_now()
-            self._rows = first.loops.rows(self._loop, first.trainer.now.params, self._examples)
-        live, (steps, order, rows) = self._live, self._orders.draw(self._live)
-        rules = {id(self._trainings[k].trainer.rule): self._trainings[k].trainer.rule for k in live}
-        number = {key: row for row, key in enumerate(rules)}
-        scalars = np.stack([rule.rows(self._made + 1, len(steps)) for rule in rules.values() if rule is not None])
-        norms = np.array([rule.norm for rule in rules.values() if rule is not None])
-        lines = [Line(k, row, number[id(self._trainings[k].trainer.rule)]) for k, row in zip(live, rows, strict=True)]
+            self._rows = like.loops.rows(self._loop, like.trainer.now.params, self._examples)
+        order, order_rows = self._orders.draw(live, steps)
+        used, rule_rows = np.unique(rules.which[live], return_inverse=True)
+        scalars = np.stack([rules.values[rule].rows(self._made + 1, len(steps)) for rule in used])
+        norms = np.array([rules.values[rule].norm for rule in used])
+        lines = np.stack([live, order_rows, rule_rows], axis=1)
         outcome = self._loop.run(self._models, self._rows, Work(lines, steps, order, scalars, norms))
-        most = int(outcome.made.max())
-        sums, spent = self._totals.add(live, steps, outcome.losses, self._pace.lap(most) / max(1, most))
-        for line in range(len(live)) if not self._at_the_end else np.flatnonzero(outcome.why).tolist():
-            k, done, why = live[line], int(outcome.made[line]), int(outcome.why[line])
+        most, turns = int(outcome.made.max()), 1 if self._loop.at_once else len(live)
+        seconds = (time.perf_counter() - started) / turns
+        self._pace.learn(most, seconds)
+        sums, spent = self._totals.add(live, steps, outcome.losses, seconds / max(1, most))
+        ended = len(self._seconds)
+        self._sums[live, ended:ended + len(spent)] = sums
+        self._seconds += spent.tolist()
+        for line in np.flatnonzero((outcome.why != 0) | np.isin(live, list(self._cohort.known))).tolist():
+            done, why = int(outcome.made[line]), int(outcome.why[line])
+            training = self._cohort.look(k := int(live[line]))
             try:
-                self._take(k, done, why, outcome.losses[line], sums[line], spent)
+                self._take(k, training, steps, done, why, outcome.losses[line], sums[line], spent)
             except NonFiniteError as error:
-                self._trainings[k].error, self._trainings[k].left = error, 0
+                training.error, training.left = error, 0
         self._made += len(steps)
         self._left -= len(spent)
-        if self._at_the_end and len(spent):
-            self._entries.append((live, sums, spent))
+        self._live = live[~np.isin(live, [k for k, training in self._cohort.known.items() if not training.left])]
 
-    def _take(self, k: int, done: int, why: int, losses: Floats, sums: Floats, spent: Floats) -> None:
+    def _take(self, k: int, training: Training, steps: Steps, done: int, why: int, losses: Floats, sums: Floats,
+              spent: Floats) -> None:
         """A slice's steps of one model; raises what its next step fails with, or what is measured."""
-        training = self._trainings[k]
+        numbers, loss = self._loop.numbers(self._models, k), float(losses[done - 1]) if done else None
+        training.trainer.load(numbers, self._made + done, loss)
         if why:
-            part = self._orders.parts[self._orders.keys[k]]
-            self._bring_up_to_date(k, self._made + done, float(losses[done - 1]) if done else None)
-            start, size = part.steps[done]
-            chosen = None if part.order is None else part.order[start:start + size]
+            first, size = steps[done].tolist()
+            order = self._orders.last(k)
+            chosen = None if order is None else order[first:first + size]
             of = self._examples if training.noise is not None else training.batches
             assert isinstance(of, Batches)
             training.explain(Update(training.loops.step, of.chosen(chosen), size, chosen), float(losses[done]))
-        self._bring_up_to_date(k, self._made + done, float(losses[-1]))
         training.progress.advance(float(losses[-1]), done)
         if len(spent):
             training.enter(sums, spent)
 
-    def _bring_up_to_date(self, k: int, steps: int, loss: float | None) -> None:
-        self._trainings[k].trainer.load(self._loop.numbers(self._models, k), steps, loss)
-
-    def _enter_all(self) -> None:
-        losses = np.zeros((len(self._trainings), sum(len(spent) for *_, spent in self._entries)))
-        seconds, at = np.concatenate([spent for *_, spent in self._entries]), 0
-        for live, sums, spent in self._entries:
-            losses[live, at:at + len(spent)] = sums
-            at += len(spent)
-        for k in self._live:
-            self._bring_up_to_date(k, self._made, None)
-            self._trainings[k].enter(losses[k], seconds)
-
 
 class _Orders:
-    """Which examples the steps have. Trainings with one seed and one part of the examples share a row.
+    """Which examples the steps have. Trainings with one seed and one part of the examples share an order; `count` orders."""
 
-    keys: of each training, what decides its order; parts: by key, the slice that was drawn last
-    """
+    def __init__(self, cohort: Cohort):
+        like, part, shuffled = cohort.like, cohort.batches.which, cohort.like.batch_size is not None
+        # Of each model the number of its order; of each order the first model that has it.
+        _, first, self._number = np.unique(shuffled * cohort.seeds.which * len(cohort.batches.values) + part,
+                                           return_index=True, return_inverse=True)
+        self.count, self._one_part = len(first), bool((part == part[0]).all())
+        self._batches: list[Batches] = [cohort.batches[k] for k in first]
+        self._shuffled = [Shuffled(like.batches.count, cohort.generator(k)) for k in first.tolist()] if shuffled else []
+        self._drawn: dict[int, Order] = {}
 
-    def __init__(self, examples: Batches, trainings: Sequence[Training], most: list[int], by_epoch: bool, room: int):
-        self._examples, self._same = examples, all(t.batches is trainings[0].batches for t in trainings)
-        self.keys = [(None if t.batch_size is None else t.settings.seed, id(t.batches)) for t in trainings]
-        self._first = dict(zip(reversed(self.keys), reversed(trainings), strict=True))
-        room = max(1, room // len(self._first))
-        self._slices = {key: slices(t.batches.count, t.batch_size, t.left, t.generator, most, by_epoch, room)
-                        for key, t in self._first.items()}
-        self.parts: dict[Any, Slice] = {}
+    def draw(self, live: Numbers, steps: Steps) -> tuple[Order, Numbers]:
+        """(the order of the next steps, which row of it each of the live trainings has)."""
+        numbers, rows = np.unique(self._number[live], return_inverse=True)
+        examples = int(steps[:, 1].sum())
+        self._drawn = {k: self._shuffled[k].take(examples) if self._shuffled else None for k in numbers.tolist()}
+        orders = list(self._drawn.values())
+        if not self._one_part:
+            orders = [self._batches[k].examples if own is None else self._batches[k].examples[own]
+                      for k, own in self._drawn.items()]
+        return None if orders[0] is None else np.stack(orders), rows  # type: ignore[arg-type]
 
-    def draw(self, live: Sequence[int]) -> tuple[list[tuple[int, int]], npt.NDArray[Any] | None, list[int]]:
-        """(the next steps, their order, which row of it each of the live trainings has)."""
-        keys = dict.fromkeys(self.keys[k] for k in live)
-        self.parts = {key: next(self._slices[key]) for key in keys}
-        number = {key: row for row, key in enumerate(keys)}
-        orders = [self._of_all(key) for key in keys]
-        steps = next(iter(self.parts.values())).steps
-        if all(order is None for order in orders):
-            return steps, None, [0] * len(live)
-        everything = np.arange(self._examples.count)
-        table = np.stack([everything if order is None else order for order in orders])
-        return steps, table, [number[self.keys[k]] for k in live]
-
-    def _of_all(self, key: Any) -> npt.NDArray[np.intp] | None:
-        """A slice's order, as numbers of all examples; None for all as they lie."""
-        order, batches = self.parts[key].order, self._first[key].batches
-        if self._same:
-            return order
-        assert isinstance(batches, Batches)
-        return batches.examples if order is None else batches.examples[order]
+    def last(self, k: int) -> Order:
+        """What was drawn for model k, as numbers of its own examples; None: all of them in every step."""
+        return self._drawn[int(self._number[k])]
 
 
 class _Totals:
@@ -162,12 +144,11 @@ class _Totals:
         self._length, self._mean = steps_per_epoch, mean
         self._carried, self._spent, self._into = np.zeros(models), 0.0, 0
 
-    def add(self, live: Sequence[int], steps: Sequence[tuple[int, int]], losses: Floats, seconds: float) -> tuple[
-            Floats, Floats]:
+    def add(self, live: Numbers, steps: Steps, losses: Floats, seconds: float) -> tuple[Floats, Floats]:
         """Steps were made, of so many seconds each: sums (models, epochs) and seconds of the epochs that ended."""
         length, into, count = self._length, self._into, len(steps)
         with np.errstate(all="ignore"):                     # of a model that failed
-            terms = losses * [size for _, size in steps] if self._mean else losses
+            terms = losses * steps[:, 1] if self._mean else losses
             ended, left = divmod(into + count, length)
             laps = np.zeros((len(live), ended + (left > 0), length))
             flat = laps.reshape(len(live), -1)

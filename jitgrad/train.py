@@ -7,6 +7,7 @@ from typing import Any
 
 from jitgrad import optim
 from jitgrad.checkpoint import Path
+from jitgrad.cohort import Cohort
 from jitgrad.errors import ArgumentError, explain
 from jitgrad.history import INTERRUPTED
 from jitgrad.history import Epoch as Epoch
@@ -146,7 +147,7 @@ def train_one(training: Training, progress: bool | None = False, interruptible: 
             if loop is None:
                 training.one_by_one()
             else:
-                together(loop, [training])
+                together(loop, Cohort.of(training))
         except KeyboardInterrupt:
             if not interruptible or training.trainer.now.steps == 0:
                 raise

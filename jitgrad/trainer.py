@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +48,38 @@ class Moment(NamedTuple):
         return self.layout.unravel(self.vectors)
 
 
+class Starts(NamedTuple):
+    """Parameters of one layout, one table per dtype, with a row for each tree of them."""
+
+    layout: Raveled
+    tables: tuple[npt.NDArray[Any], ...]
+
+
+def starts(trees: Iterable[Tree]) -> tuple[list[Starts], list[tuple[int, int]]]:
+    """Trees of parameters by their layouts, and of each tree (the number of its layout, its row there).
+
+    raises: DtypeError, DataError for a tree that training cannot begin with, naming the leaf
+    """
+    kinds: dict[Any, tuple[int, list[list[Any]]]] = {}
+    places = []
+    for tree in trees:
+        leaves, spec = flatten(tree)
+        kind = spec, *[(leaf.dtype, leaf.shape) if isinstance(leaf, np.ndarray) else leaf.__class__ for leaf in leaves]
+        number, members = kinds.setdefault(kind, (len(kinds), []))
+        places.append((number, len(members)))
+        members.append(leaves)
+    found = []
+    for (spec, *_), (_, members) in kinds.items():
+        optim.check_parameters(members[0], spec)
+        layout = Raveled.of(members[0], spec)
+        found.append(Starts(layout, layout.pack_all(members)))
+        if not all(np.isfinite(table).all() for table in found[-1].tables):
+            for leaves in members:
+                for at, leaf in enumerate(leaves):
+                    check_finite(np.asarray(leaf), optim.leaf_path("params", spec, at), "Start from finite parameters.")
+    return found, places
+
+
 @lru_cache(64)
 def _zero_state(optimizer: optim.Optimizer, layout: Raveled) -> Any:
     """The state that a rule's optimizer begins with, which is the same for all parameters: thousands of models share it."""
@@ -58,13 +90,10 @@ class Trainer:
     """The parameters and the optimizer's state; an update that fails leaves both as they were."""
 
     def __init__(self, optimizer: optim.Optimizer, params: Tree) -> None:
-        leaves, spec = optim.parameters(params)
-        self.optimizer, self.rule, self.layout = optimizer, optimizer.rule, Raveled.of(leaves, spec)
+        ((layout, tables),), _ = starts([params])
+        self.optimizer, self.rule, self.layout = optimizer, optimizer.rule, layout
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
-        vectors = self.layout.pack(leaves)
-        if not all(np.isfinite(vector).all() for vector in vectors):
-            for position, leaf in enumerate(leaves):
-                check_finite(np.asarray(leaf), optim.leaf_path("params", spec, position), "Start from finite parameters.")
+        vectors = tuple(table[0] for table in tables)
         if optimizer.any_layout and optimizer.rule is not None:
             state = _zero_state(optimizer, self.layout)
         else:
@@ -84,15 +113,16 @@ class Trainer:
         """These parameters as a moment."""
         return Moment(self.layout.ravel(params), self.layout, state, steps, loss)
 
-    def numbers(self) -> tuple[Vector, list[Vector]]:
-        """Parameters that lie in one vector, and the averages that the optimizer keeps of them."""
-        return self.now.vectors[0], [average for (average,) in self.now.state.averages]
+    def numbers(self) -> tuple[Vector, npt.NDArray[Any]]:
+        """Parameters that lie in one vector, and the averages that the optimizer keeps of them, (averages, parameters)."""
+        vector, averages = self.now.vectors[0], self.now.state.averages
+        return vector, np.array([average for (average,) in averages], vector.dtype).reshape(len(averages), len(vector))
 
-    def load(self, numbers: list[Vector], steps: int, loss: float | None) -> None:
-        """Take over parameters and averages that were trained elsewhere."""
-        vectors = (numbers[0].copy(),)
-        state = optim.State(steps, tuple((average.copy(),) for average in numbers[1:]))
-        self.now = Moment(vectors, self.layout, state, steps, self.now.loss if loss is None else loss)
+    def load(self, numbers: npt.NDArray[Any], steps: int, loss: float | None) -> None:
+        """Take over parameters and, below them, averages that were trained elsewhere."""
+        vector, *averages = numbers.copy()
+        state = optim.State(steps, tuple((average,) for average in averages))
+        self.now = Moment((vector,), self.layout, state, steps, self.now.loss if loss is None else loss)
 
     def flat(self) -> npt.NDArray[np.float64]:
         """All that updates change, parameters and optimizer state, in one vector."""
@@ -252,8 +282,15 @@ class Training:
 
     def result(self) -> FitResult:
         """The training as it stands; raises the error that ended it."""
+        found = self.end()
+        if isinstance(found, NonFiniteError):
+            raise found
+        return found
+
+    def end(self) -> FitResult | NonFiniteError:
+        """The training as it stands, or the error that ended it."""
         if self.error is not None:
-            raise self.error
+            return self.error
         epoch = len(self._history) if self._best is None else self._best_epoch
         return FitResult(self.trainer.copy(self._best), self._history, self.trainer.now.steps, epoch, self.ended,
                          self.resumed)

@@ -47,7 +47,7 @@ def training(name: str, dtype: str, size: int, optimizer: optim.Optimizer | None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "clipped" not in name])  # clipping is made from Python
 def test_the_emitted_update_is_the_optimizers(name: str, dtype: str) -> None:
     optimizer, count, room, t = OPTIMIZERS[name](), 5, 8, 3
     code = UpdateCode(update_of(optimizer, dtype), count, room)
@@ -159,7 +159,7 @@ def test_a_training_that_is_recorded_anew_is_not_compiled_anew(monkeypatch: pyte
 
 
 def test_a_queued_steps_examples_begin_where_a_vector_may() -> None:
-    places, starts = aligned(np.arange(10, 30), [(0, 7), (7, 7), (14, 6)])
+    places, starts = aligned(np.arange(10, 30), np.array([(0, 7), (7, 7), (14, 6)]))
     assert starts == [0, 8, 16]
     assert [places[start] for start in starts] == [10, 17, 24]
     assert places[16:22].tolist() == [24, 25, 26, 27, 28, 29]

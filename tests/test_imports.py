@@ -26,9 +26,9 @@ LAYERS = [
     ["trace", "arguments", "debug", "soundness", "walk"],
     ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "blocks", "distributed", "lowered",
      "recorded", "schedules", "optim", "ravel", "metrics", "testing", "derivatives"],
-    ["train", "trainer", "together", "settings", "loop", "sweeps", "problem", "examples", "batches", "streams", "partitions",
-     "history", "progress", "checkpoint", "resume", "data", "tables", "arrow", "plots", "columns", "predictor", "recipes",
-     "grids", "discover", "drawing", "curves", "bridges", "roofline"],
+    ["train", "trainer", "cohort", "together", "settings", "loop", "sweeps", "problem", "examples", "batches", "streams",
+     "partitions", "history", "progress", "checkpoint", "resume", "data", "tables", "arrow", "plots", "columns", "predictor",
+     "recipes", "grids", "discover", "drawing", "curves", "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]

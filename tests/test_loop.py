@@ -147,6 +147,34 @@ def test_any_batches_make_the_same_steps(n: int, batch_size: int | None, epochs:
                           batch_size=batch_size, seed=seed, reduce=reduce))
 
 
+@given(count=st.integers(1, 40), takes=st.lists(st.integers(0, 90), max_size=8), seed=st.integers(0, 2**70))
+def test_examples_are_shuffled_as_one_permutation_after_the_other(count: int, takes: list[int], seed: int) -> None:
+    generator, expected = np.random.default_rng(seed), np.random.default_rng(seed)
+    shuffled = loop.Shuffled(count, generator)
+    found = np.concatenate([np.zeros(0, np.intp), *[shuffled.take(some) for some in takes]])
+    epochs = [expected.permutation(count) for _ in range(-(-sum(takes) // count))]
+    np.testing.assert_array_equal(found, np.concatenate([np.zeros(0, np.intp), *epochs])[:sum(takes)])
+    assert generator.bit_generator.state == expected.bit_generator.state, "no epoch was drawn before it was needed"
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50) | st.none(), epochs=st.integers(0, 5),
+       most=st.integers(1, 30), by_epoch=st.booleans(), room=st.integers(1, 60))
+def test_slices_are_the_steps_of_all_epochs(count: int, batch_size: int | None, epochs: int, most: int, by_epoch: bool,
+                                            room: int) -> None:
+    size = count if batch_size is None else min(batch_size, count)
+    sizes = [min(size, count - first) for first in range(0, count, size)]
+    found = list(loop.slices(count, None if batch_size is None else size, epochs, [most], by_epoch, room))
+    assert [n for steps in found for n in steps[:, 1].tolist()] == sizes * epochs
+    made = 0
+    for steps in found:
+        firsts = np.cumsum(steps[:, 1]) - steps[:, 1]
+        np.testing.assert_array_equal(steps[:, 0], 0 if batch_size is None else firsts)
+        assert 1 <= len(steps) <= most
+        assert batch_size is None or firsts[-1] < room
+        assert not by_epoch or made // len(sizes) == (made + len(steps) - 1) // len(sizes)
+        made += len(steps)
+
+
 def test_many_chunks_and_many_steps_make_the_same_steps() -> None:
     assert_same(*both(params=parameters(np.float32), data=examples(5000, np.float32), epochs=2, batch_size=2300))
     assert_same(*both(params=parameters(np.float32), data=examples(20, np.float32), epochs=400))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 import jitgrad as jg
-from jitgrad import errors, optim
+from jitgrad import errors, loop, optim
 from jitgrad.backends import threads
 
 
@@ -47,6 +48,55 @@ def test_an_ensemble_is_its_models_trained_alone(cores: int, monkeypatch: pytest
         assert_same(model.result, jg.fit(line, start(20 + k), data(), seed=20 + k, **COMMON))
     assert found.losses.shape == (7, 4)
     assert found.best.loss == found.losses[:, -1].min()
+
+
+def test_hundreds_of_models_take_turns_in_one_call_and_each_gets_its_own_numbers() -> None:
+    lines: list[int] = []
+    run = loop.Compiled.run
+
+    def noted(self: Any, models: Any, rows: Any, work: Any) -> Any:
+        lines.append(len(work.lines))
+        return run(self, models, rows, work)
+    rates = [optim.adam(0.1), optim.adam(1e30), optim.adam(0.01)]
+    options = {**COMMON, "epochs": 40}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SLICE_SECONDS", 100.0)
+        patch.setattr(loop.Compiled, "run", noted)
+        found = jg.sweep(line, start, data(), grid={"seed": range(100), "optimizer": rates}, **options)
+    assert max(lines) > 20
+    for k in (0, 1, 2, 149, 150, 151, 152, 298, 299):
+        seed, optimizer = found[k].settings["seed"], found[k].settings["optimizer"]
+        if optimizer is rates[1]:
+            with pytest.raises(errors.NonFiniteError) as alone:
+                jg.fit(line, start(seed), data(), seed=seed, optimizer=optimizer, **options)
+            assert str(found[k].error) == str(alone.value)
+            assert found[k].result is None
+        else:
+            assert_same(found[k].result, jg.fit(line, start(seed), data(), seed=seed, optimizer=optimizer, **options))
+    assert np.isnan(found.losses[1::3]).all()
+    assert found.best.loss == np.nanmin(found.losses[:, -1])
+
+
+def test_models_are_made_when_asked_for_and_share_nothing() -> None:
+    calls: list[int] = []
+
+    def counted(seed: int) -> Any:
+        calls.append(seed)
+        return start(seed)
+    found = jg.sweep(line, counted, data(), grid={"optimizer": [optim.sgd(0.1), optim.sgd(0.2)], "seed": [3, 4]}, **COMMON)
+    assert calls == [3, 4], "a function of the seed is asked once for each"
+    assert found[-1] is found[3]
+    assert found[1:3] == (found[1], found[2])
+    assert found.models == tuple(found)
+    with pytest.raises(IndexError):
+        _ = found[4]
+    assert found[0].result is not None
+    before = found.losses.copy()
+    found[0].result.params["w"][:] = np.nan
+    assert np.isfinite(found[1].result.params["w"]).all()  # type: ignore[union-attr]
+    np.testing.assert_array_equal(found.losses, before)
+    again = pickle.loads(pickle.dumps(jg.fit(line, start, data(), ensemble=2, **COMMON)))
+    assert_same(again[1].result, jg.fit(line, start(1), data(), seed=1, **COMMON))
 
 
 def test_a_grid_is_walked_in_order_and_every_setting_counts() -> None:

@@ -22,7 +22,7 @@ from jitgrad.backends.cuda_compiled import identity, once
 from jitgrad.backends.cuda_copies import launch
 from jitgrad.backends.cuda_forms import INT, SharedNumbers, address, hole
 from jitgrad.backends.device_arrays import DeviceArray
-from jitgrad.backends.work import Line, Outcome, Work
+from jitgrad.backends.work import Outcome, Work
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cuda import FusedCode, Layout
 from jitgrad.compiler.emit_training import UpdateCode
@@ -72,9 +72,11 @@ class Resident:
             clear, body, fold, _update_hole(update), from_dtype(update.dtype), code.slots, code.columns, code.boards,
             code.room, update.count, self._stride, update.width, plan.block, self.layout.pieces, self._mean)
 
+    @cached_property
     def _read(self) -> Array:
         """Which of a copy's numbers the body reads, in its order."""
-        return self._code.numbers.astype(np.int32) if len(self._code.numbers) else np.zeros(1, np.int32)
+        numbers = once(lambda: self._code.numbers, "numbers", identity(self.layout), self._plan)
+        return numbers.astype(np.int32) if len(numbers) else np.zeros(1, np.int32)
 
     def ptx(self, capability: tuple[Any, ...]) -> str:
         """The kernel for a compute capability, as (9, 0, "a")."""
@@ -87,8 +89,8 @@ class Resident:
         status = memory.allocate((len(work.lines), 2), np.int32, device)
         order = np.zeros((1, 1), np.int32) if work.order is None else work.order.astype(np.int32)
         tables = [memory.upload(table, device) for table in (
-            np.array(work.lines, np.int32), np.array(work.steps, np.int32), order,
-            work.scalars.astype(self._update.dtype), self._code.places.astype(np.int32), self._read())]
+            work.lines.astype(np.int32), work.steps.astype(np.int32), order,
+            work.scalars.astype(self._update.dtype), self._code.places.astype(np.int32), self._read)]
         live, lines, order_, scalars, places, read = map(memory.native, tables)
         launch(self.shell, len(work.lines), self._plan.block, memory.native(numbers), live, lines, order_,
                int(work.order is not None), scalars, places, memory.native(losses), memory.native(status), read,
@@ -126,24 +128,25 @@ class Queued:
 
     def run(self, numbers: DeviceArray, batched: Sequence[DeviceArray], work: Work) -> Outcome:
         """The lines' steps, one line after the other; waited for once a line."""
-        found = [self._line(numbers.part(line.model * self._stride, (self._stride,)), batched, work, line)
-                 for line in work.lines]
+        found = [self._line(numbers.part(model * self._stride, (self._stride,)), batched, work, order, scalars)
+                 for model, order, scalars in work.lines.tolist()]
         made, why, losses = zip(*found, strict=True)
         return Outcome(np.array(made, np.int32), np.array(why, np.int32), np.stack(losses).astype(np.float64))
 
-    def _line(self, numbers: DeviceArray, batched: Sequence[DeviceArray], work: Work, line: Line) -> tuple[int, int, Array]:
+    def _line(self, numbers: DeviceArray, batched: Sequence[DeviceArray], work: Work, order: int, row: int) -> tuple[
+            int, int, Array]:
         device, kernel, dtype = numbers.device, self._kernel, self._update.dtype
         fresh = memory.allocate((self._stride,), dtype, device)
         cuda_copies.copy(fresh, numbers)
         losses = memory.upload(np.zeros(len(work.steps), dtype), device)
         status = memory.upload(np.zeros(2, np.int32), device)
-        scalars = memory.upload(work.scalars[line.scalars].astype(dtype), device)
-        starts = [first for first, _ in work.steps]
+        scalars = memory.upload(work.scalars[row].astype(dtype), device)
+        starts = work.steps[:, 0].tolist()
         shared = SharedNumbers({}, numbers.part(0, (kernel.program.shared_size,)))
         if work.order is not None:
-            places, starts = aligned(work.order[line.order], work.steps)
+            places, starts = aligned(work.order[order], work.steps)
             batched = [cuda_copies.rows(source, memory.upload(places, device)) for source in batched]
-        for start, (_, size) in zip(starts, work.steps, strict=True):
+        for start, size in zip(starts, work.steps[:, 1].tolist(), strict=True):
             rows = [array.reshaped((array.size,)).part(start * array.shape[1], (size, array.shape[1])) for array in batched]
             sums = kernel.on_device(shared, rows, size)
             launch(self.shell, 1, STEP_BLOCK, memory.native(numbers), memory.native(fresh), memory.native(sums.sums),
@@ -152,13 +155,12 @@ class Queued:
         return made, why, memory.download(losses)
 
 
-def aligned(order: Array, steps: Sequence[tuple[int, int]]) -> tuple[Array, list[int]]:
+def aligned(order: Array, steps: Array) -> tuple[Array, list[int]]:
     """(which example lies where, where each step's begin), each step at a multiple of ALIGNED."""
-    sizes = np.array([size for _, size in steps])
-    ends = np.cumsum(-(-sizes // ALIGNED) * ALIGNED)
+    ends = np.cumsum(-(-steps[:, 1] // ALIGNED) * ALIGNED)
     starts = np.concatenate([[0], ends[:-1]])
     places = np.zeros(ends[-1], np.int32)
-    for start, (first, size) in zip(starts.tolist(), steps, strict=True):
+    for start, (first, size) in zip(starts.tolist(), steps.tolist(), strict=True):
         places[start:start + size] = order[first:first + size]
     return places, starts.tolist()
 
@@ -180,19 +182,23 @@ class Steps:
         self.form = (Queued(kernel, code, stride, mean) if plan is None else
                       Resident(layout, code, plan, stride, mean))
 
-    def models(self, numbers: Array, others: Array) -> DeviceArray:
-        """Models on the device, of their parameters and averages, (models, kept, count), and what else examples share."""
-        copies = np.zeros((len(numbers), self._stride), self.dtype)
+    def models(self, vectors: Array, averages: Array, others: Array) -> DeviceArray:
+        """Models on the device, (models, stride): parameters, (models, count), averages, (models, n, count), and what else
+        examples share.
+        """
+        copies = np.zeros((len(vectors), self._stride), self.dtype)
         copies[:, self._count:self._shared] = others
-        for k, start in enumerate(self._starts):
-            copies[:, start:start + self._count] = numbers[:, k]
+        for found, given in zip(self._parts(copies), (vectors, *averages.swapaxes(0, 1)), strict=True):
+            found[:] = given
         with self.kernel.running():
             return memory.upload(copies, self.kernel.device)
 
-    def numbers(self, models: DeviceArray) -> Array:
-        """Their parameters and averages, (models, kept, count)."""
-        copies = memory.download(models)
-        return np.stack([copies[:, start:start + self._count] for start in self._starts], axis=1)
+    def numbers(self, models: DeviceArray) -> list[Array]:
+        """Copies of their parameters, and of each of the averages, (models, count)."""
+        return self._parts(memory.download(models))
+
+    def _parts(self, copies: Array) -> list[Array]:
+        return [copies[..., start:start + self._count] for start in self._starts]
 
     def rows(self, batched: Callable[[], Sequence[Array | DeviceArray]]) -> list[DeviceArray]:
         """All examples on the device; those on the host are copied."""
@@ -204,5 +210,5 @@ class Steps:
         """Make the steps; what a line's failing step would have changed is as before it."""
         if not work.scalars.shape[2]:                       # arrays on the device have elements
             work = work._replace(scalars=np.zeros((*work.scalars.shape[:2], 1)))
-        with self.kernel.running(max(size for _, size in work.steps)):
+        with self.kernel.running(int(work.steps[:, 1].max())):
             return self.form.run(models, batched, work)

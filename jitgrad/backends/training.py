@@ -40,13 +40,13 @@ class Plan(NamedTuple):
     chunks: int
 
 
-def plan(kernel: CpuKernel, batches: Sequence[tuple[int, int]], mean: bool) -> Plan:
+def plan(kernel: CpuKernel, batches: npt.NDArray[np.intp], mean: bool) -> Plan:
     """The steps over examples start to start + size, for each (start, size)."""
     found: list[tuple[int, ...]] = []
     bounds: list[int] = []
     ranges: dict[tuple[int, int], tuple[int, int]] = {}
     unit, most = dense.tile_unit(kernel.plan.lanes), 1
-    for start, size in batches:
+    for start, size in batches.tolist():
         if (start, size) not in ranges:
             chunks = schedule.bounds(size, kernel.plan) + start
             ranges[start, size] = (len(bounds), len(bounds) + len(chunks) - 1)
@@ -58,11 +58,8 @@ def plan(kernel: CpuKernel, batches: Sequence[tuple[int, int]], mean: bool) -> P
     return Plan(lines(found), np.array(bounds, np.int64), most)
 
 
-class Model:
-    """Parameters and what an optimizer keeps for each, being trained by one thread.
-
-    numbers[0] are the parameters and numbers[1:] the averages, each (count,); they change in place.
-    """
+class Engine:
+    """What one thread trains with: a place for a model's parameters and averages, of a size, and the tables around it."""
 
     def __init__(self, kernel: CpuKernel, update: CpuKernel, parameters: int, averages: int, others: int):
         self._kernel, self._update = kernel, update
@@ -72,16 +69,43 @@ class Model:
         memory = aligned((2 * kept + 1) * room, kernel.program.dtype)
         memory[:] = 0
         self._rows = memory.reshape(2 * kept + 1, room)
-        self.numbers = [row[:parameters] for row in self._rows[:kept]]
+        self._numbers = self._rows[:kept, :parameters]
         self._own = Workspace(kernel)
         self._status = np.zeros(2, np.int64)
         self._fill_table(self._rows, parameters, kept)
 
-    def load(self, parameters: Array, averages: Sequence[Array], others: Array) -> None:
-        """Begin with these numbers; `others` are what else all examples share."""
-        for own, given in zip(self.numbers, (parameters, *averages), strict=True):
-            own[:] = given
-        self._rows[0, len(parameters):self._width] = others
+    def begin(self, others: Array, steps: Plan) -> None:
+        """Make these steps next, where all examples share `others` besides the parameters."""
+        table, count = self._table, len(steps.lines)
+        self._rows[0, self._numbers.shape[1]:self._width] = others
+        self._sums = np.zeros(steps.chunks * self._kernel.sums)         # a step leaves them so
+        self._steps = steps
+        self._own.table[place.BOUNDS] = address(steps.bounds)
+        table[place.STEP_LINES], table[place.STEP_COUNT] = address(steps.lines), count
+        table[place.STEP_SUMS] = address(self._sums)
+
+    def read(self, batched: Sequence[Array]) -> None:
+        """Take the examples from rows of these, (n, width) each."""
+        self._batched = batched
+        self._own.table[self._kernel.arrays_at:self._kernel.arrays_at + len(batched)] = [address(a) for a in batched]
+
+    def run(self, numbers: Array, scalars: Array, norm: float, losses: Array) -> tuple[int, int]:
+        """Make the steps of one model, whose numbers, (1 + averages, parameters), change in place.
+
+        scalars: (steps, width) in the program's dtype, a row for each update; norm: the greatest length of a gradient, inf
+        for any; losses: (steps,) float64, filled as far as steps are made, a failing step's included; arrays contiguous
+        returns: how many were made, why the next one was not (0: there is none)
+        """
+        table, status = self._table, self._status
+        self._numbers[:] = numbers
+        table[place.SCALARS] = address(scalars) if scalars.size else 0
+        table[place.SCALAR_BYTES] = scalars.shape[1] * scalars.itemsize
+        table[place.CLIP] = self._clip if norm < math.inf else 0
+        table[place.NORM] = np.float64(norm).view(np.int64)
+        table[place.LOSSES], table[place.DONE] = address(losses), 0
+        shell("run_steps")(self._address)
+        numbers[:] = self._numbers
+        return int(table[place.DONE]), int(status[1])
 
     def _fill_table(self, rows: Array, count: int, kept: int) -> None:
         kernel, update, own = self._kernel, self._update, self._own
@@ -106,27 +130,4 @@ class Model:
         table[place.COPIES], table[place.COPY_COUNT] = address(copies), kept
         table[place.STATUS] = address(self._status)
         own.table[place.SHARED] = address(rows[0])
-        self._table, self._kept = table, (copies, rows, sums)
-
-    def run(self, batched: Sequence[Array], steps: Plan, scalars: Array, norm: float) -> tuple[int, int, Array]:
-        """Make these steps over rows of `batched`, (n, width) each; a row of `scalars` is what an update shares.
-
-        norm: the greatest length of a gradient, inf for any
-
-        Returns how many were made, why the next one was not (0: there is none), and the losses, that one's included.
-        """
-        kernel, own, table = self._kernel, self._own, self._table
-        count = len(steps.lines)
-        losses, sums = np.empty(count), np.zeros(steps.chunks * kernel.sums)
-        scalars = np.ascontiguousarray(scalars, kernel.program.dtype)
-        own.table[kernel.arrays_at:kernel.arrays_at + len(batched)] = [address(array) for array in batched]
-        own.table[place.BOUNDS] = address(steps.bounds)
-        table[place.STEP_LINES], table[place.STEP_COUNT] = address(steps.lines), count
-        table[place.SCALARS] = address(scalars) if scalars.size else 0
-        table[place.SCALAR_BYTES] = scalars.shape[1] * scalars.itemsize
-        table[place.CLIP] = self._clip if norm < math.inf else 0
-        table[place.NORM] = np.float64(norm).view(np.int64)
-        table[place.LOSSES], table[place.STEP_SUMS], table[place.DONE] = address(losses), address(sums), 0
-        shell("run_steps")(address(table))
-        done, why = int(table[place.DONE]), int(self._status[1])
-        return done, why, losses[:done + (why != 0)]
+        self._table, self._address, self._kept = table, address(table), (copies, rows, sums)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 
-class Line(NamedTuple):
-    """A model that takes part: its number, its row of the order and its row of the scalars."""
-
-    model: int
-    order: int = 0
-    scalars: int = 0
-
-
 class Work(NamedTuple):
     """Steps to be made in one call: for each line the same ones, of its own examples and with its own scalars.
 
-    steps: (first, size) of each, within the order; order: (rows, …), which examples, None: all of them in every step, as
-    they lie; scalars: (rows, steps, width) float64, what the parameters share in an update; norms: (rows,) float64, the
-    greatest length of a gradient, inf for any.
+    lines: (models that take part, 3), of each its number, its row of the order and its row of the scalars
+    steps: (steps, 2), of each the first example within the order, and how many
+    order: (rows, …), which examples; None: all of them in every step, as they lie
+    scalars: (rows, steps, width) float64, what the parameters share in an update
+    norms: (rows,) float64, of each row of scalars the greatest length of a gradient, inf for any
     """
 
-    lines: Sequence[Line]
-    steps: Sequence[tuple[int, int]]
+    lines: npt.NDArray[np.intp]
+    steps: npt.NDArray[np.intp]
     order: npt.NDArray[Any] | None
     scalars: npt.NDArray[np.float64]
     norms: npt.NDArray[np.float64]
