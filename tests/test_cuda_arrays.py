@@ -120,7 +120,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine that claims to have a GPU with 10 MB free, and refuses memory."""
     asked: list[int] = []
 
-    def refuse(size: int) -> Any:
+    def refuse(size: int, device: int) -> Any:
         asked.append(size)
         raise Refused
 
@@ -130,7 +130,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(backend, "problem", lambda: None)
     monkeypatch.setattr(cuda_memory, "on", on)
     monkeypatch.setattr(cuda_memory, "_ask", refuse)
-    monkeypatch.setattr(cuda_memory, "_room", lambda: (10_000_000, 80_000_000_000))
+    monkeypatch.setattr(cuda_memory, "_room", lambda device: (10_000_000, 80_000_000_000))
     return SimpleNamespace(asked=asked)
 
 
@@ -149,7 +149,7 @@ def test_out_of_memory_says_what_was_asked_and_what_fits(gpu: SimpleNamespace) -
 def test_memory_kept_for_later_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def ask(size: int) -> Any:
+    def ask(size: int, device: int) -> Any:
         asked.append(size)
         if sum(len(blocks) for blocks in cuda_memory._free.values()):
             raise Refused
@@ -171,7 +171,7 @@ def test_memory_goes_back_at_an_allocation_and_not_where_its_owner_ends(monkeypa
     back: list[int] = []
 
     class Memory:
-        def __init__(self, size: int):
+        def __init__(self, size: int, device: int):
             self.size, self.__cuda_array_interface__ = size, {"data": (4096, False)}
 
         def __del__(self) -> None:

@@ -97,24 +97,24 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, device: int = 0) -> D
     size += -size % ROUNDING
     key = device, size
     with _LOCK:
-        memory = _free[key].pop() if _free[key] else _new(size)
+        memory = _free[key].pop() if _free[key] else _new(size, device)
         _trim()
     return DeviceArray(_address(memory), shape, dtype, _Lease(key, memory), device, platform=CPU if SIMULATED else CUDA)
 
 
-def _new(size: int) -> Any:
+def _new(size: int, device: int) -> Any:
     try:
-        return _ask(size)
+        return _ask(size, device)
     except Exception as error:
         if getattr(error, "code", None) != OUT_OF_MEMORY:
             raise
     release()
     try:
-        return _ask(size)
+        return _ask(size, device)
     except Exception as error:
         if getattr(error, "code", None) != OUT_OF_MEMORY:
             raise
-        free, total = _room()
+        free, total = _room(device)
         raise OutOfMemory(size, free, total) from error
 
 
@@ -124,10 +124,11 @@ def _trim() -> None:
         _free[max((key for key, blocks in _free.items() if blocks), key=lambda key: key[1])].pop()
 
 
-def _ask(size: int) -> Any:
+def _ask(size: int, device: int) -> Any:
     if SIMULATED:
         return np.empty(size, np.uint8)
-    found = cuda.device_array(size, np.uint8)
+    with cuda.gpus[device]:
+        found = cuda.device_array(size, np.uint8)
     _end_in_a_context()
     return found
 
@@ -145,8 +146,9 @@ def _end_in_a_context() -> None:
     atexit.register(enter)
 
 
-def _room() -> tuple[int, int]:
-    free, total = cuda.current_context().get_memory_info()
+def _room(device: int) -> tuple[int, int]:
+    with cuda.gpus[device]:
+        free, total = cuda.current_context().get_memory_info()
     return int(free), int(total)
 
 
