@@ -129,21 +129,19 @@ def _ask(size: int, device: int) -> Any:
         return np.empty(size, np.uint8)
     with cuda.gpus[device]:
         found = cuda.device_array(size, np.uint8)
-    _end_in_a_context()
+        _leave_to_the_end(device)
     return found
 
 
 @cache
-def _end_in_a_context() -> None:
-    """Have a context current when the interpreter ends: numba gives the driver everything back then.
+def _leave_to_the_end(device: int) -> None:
+    """When the interpreter ends, have numba not give back piece by piece what the driver then takes back at once.
 
-    To be called once there is device memory: what is registered last runs first, and numba's finalizers come with memory.
+    No context may be current there, and after a fault or a fork each piece would be refused, with a traceback. To be called
+    once the device, which is current, has lent memory: what is registered last runs first, and numba's finalizers come with
+    the memory.
     """
-    def enter() -> None:
-        with contextlib.suppress(*FAILURES):
-            if forked() is None:
-                cuda.current_context()
-    atexit.register(enter)
+    atexit.register(cuda.current_context().defer_cleanup().__enter__)
 
 
 def _room(device: int) -> tuple[int, int]:
