@@ -249,7 +249,7 @@ def test_a_driver_without_libnvvm_is_told_apart_from_none(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("limit", "width"), [(6, 4), (5, 8)])
-def test_examples_that_32_bits_cannot_count_are_taken_with_64(limit: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_beyond_32_bits_are_taken_with_64(limit: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # As many as that are 8 GiB: a smaller limit stands in.
     places, rows, numbers = [], cuda_copies.rows, np.arange(12.0).reshape(6, 2)
 
