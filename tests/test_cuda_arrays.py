@@ -120,7 +120,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine that claims to have a GPU with 10 MB free, and refuses memory."""
     asked: list[int] = []
 
-    def refuse(size: int) -> Any:
+    def refuse(size: int, device: int) -> Any:
         asked.append(size)
         raise Refused
 
@@ -130,7 +130,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(backend, "problem", lambda: None)
     monkeypatch.setattr(cuda_memory, "on", on)
     monkeypatch.setattr(cuda_memory, "_ask", refuse)
-    monkeypatch.setattr(cuda_memory, "_room", lambda: (10_000_000, 80_000_000_000))
+    monkeypatch.setattr(cuda_memory, "_room", lambda device: (10_000_000, 80_000_000_000))
     return SimpleNamespace(asked=asked)
 
 
@@ -149,7 +149,7 @@ def test_out_of_memory_says_what_was_asked_and_what_fits(gpu: SimpleNamespace) -
 def test_memory_kept_for_later_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def ask(size: int) -> Any:
+    def ask(size: int, device: int) -> Any:
         asked.append(size)
         if sum(len(blocks) for blocks in cuda_memory._free.values()):
             raise Refused
@@ -171,7 +171,7 @@ def test_memory_goes_back_at_an_allocation_and_not_where_its_owner_ends(monkeypa
     back: list[int] = []
 
     class Memory:
-        def __init__(self, size: int):
+        def __init__(self, size: int, device: int):
             self.size, self.__cuda_array_interface__ = size, {"data": (4096, False)}
 
         def __del__(self) -> None:
@@ -231,6 +231,43 @@ def test_threads_that_launch_leave_the_filters_of_warnings_as_they_are() -> None
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda k: cuda_copies.launch(Slow(), k, 32), range(16))) == [None] * 16
     assert warnings.filters == before
+
+
+def test_a_driver_without_libnvvm_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search() -> bool:
+        raise RuntimeError("Failure finding 'libnvvm.so'\nin these folders:\n/usr/lib")
+    monkeypatch.setattr(cuda_memory, "_process", [])
+    monkeypatch.setattr(backend.cuda, "is_available", search)
+    monkeypatch.setattr(backend.cuda, "cuda_error", lambda: None)
+    told = backend.problem()
+    assert told is not None
+    for part in ("libNVVM", "(Failure finding 'libnvvm.so')", "CUDA_HOME"):
+        assert part in told
+    monkeypatch.setattr(backend.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(backend.cuda, "cuda_error", lambda: "no\n  driver")
+    assert backend.problem() == "no usable GPU or driver was found (no driver)"
+
+
+@pytest.mark.parametrize(("limit", "width"), [(6, 4), (5, 8)])
+def test_examples_beyond_32_bits_are_taken_with_64(limit: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As many as that are 8 GiB: a smaller limit stands in.
+    places, rows, numbers = [], cuda_copies.rows, np.arange(12.0).reshape(6, 2)
+
+    def seen(source: Any, where: DeviceArray) -> DeviceArray:
+        places.append(where.dtype.itemsize)
+        return rows(source, where)
+    monkeypatch.setattr(cuda_copies, "INT32", limit)
+    monkeypatch.setattr(cuda_copies, "rows", seen)
+    with emulated():
+        found = cuda_copies.take(cuda_memory.upload(numbers), np.array([5, 0, 2]), 0)
+        assert_same_bits(cuda_memory.download(found), numbers[[5, 0, 2]])
+    assert places == [width]
+
+
+def test_training_on_more_examples_than_32_bits_can_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_copies, "INT32", 9)
+    with emulated(), pytest.raises(errors.ShapeError, match="at most 9 examples at once; there are 10"):
+        jg.fit(lambda w, x: losses.mse(w * x, 1.0), np.ones(()), (np.ones(10),), epochs=1, device="cuda", progress=False)
 
 
 def test_a_forked_process_is_refused_and_told_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,17 @@ def problem() -> str | None:
     """Why CUDA kernels cannot be launched here, or None."""
     if SIMULATED:
         return "NUMBA_ENABLE_CUDASIM is set: numba simulates CUDA, and the simulator is not a device"
-    if memory.has_been_used() or cuda.is_available():
-        return memory.forked()
-    reason = " ".join(str(cuda.cuda_error() or "").split())
-    return f"no usable GPU or driver was found ({reason})" if reason else "no usable GPU was found"
+    lacking = ""
+    try:
+        if memory.has_been_used() or cuda.is_available():
+            return memory.forked()
+    except RuntimeError as error:                  # of a library that numba looks for, once there is a driver
+        lacking = str(error).partition("\n")[0]
+    reason = cuda.cuda_error()
+    if reason is None:
+        return (f"there is a driver, and libNVVM, with which numba compiles for the GPU, was not found ({lacking}); install "
+                f"it with: pip install 'jitgrad[cuda]', or set CUDA_HOME")
+    return f"no usable GPU or driver was found ({' '.join(str(reason).split())})"
 
 
 def count() -> int:

@@ -20,6 +20,7 @@ from jitgrad.kernels.cuda_batch import SIMULATED
 
 ALIGNMENT = 16                     # bytes; where a program's arrays begin
 AXES = 4
+INT32 = (1 << 31) - 1              # the largest number of 32 bits
 BLOCKS = 1024                      # at most; a thread moves several numbers
 
 
@@ -118,7 +119,8 @@ def take(source: DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> Devi
     with memory.on(source.device):
         first = packed(source.moved(axis, 0), source.dtype)
         width = first.size // max(1, first.shape[0])
-        found = rows(first.reshaped((first.shape[0], width)), memory.upload(examples.astype(np.int32), source.device))
+        small = np.int32 if first.shape[0] <= INT32 else np.int64
+        found = rows(first.reshaped((first.shape[0], width)), memory.upload(examples.astype(small), source.device))
         made = found.reshaped((len(examples), *first.shape[1:])).moved(0, axis)
     made.library = source.library
     return made

@@ -97,24 +97,24 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, device: int = 0) -> D
     size += -size % ROUNDING
     key = device, size
     with _LOCK:
-        memory = _free[key].pop() if _free[key] else _new(size)
+        memory = _free[key].pop() if _free[key] else _new(size, device)
         _trim()
     return DeviceArray(_address(memory), shape, dtype, _Lease(key, memory), device, platform=CPU if SIMULATED else CUDA)
 
 
-def _new(size: int) -> Any:
+def _new(size: int, device: int) -> Any:
     try:
-        return _ask(size)
+        return _ask(size, device)
     except Exception as error:
         if getattr(error, "code", None) != OUT_OF_MEMORY:
             raise
     release()
     try:
-        return _ask(size)
+        return _ask(size, device)
     except Exception as error:
         if getattr(error, "code", None) != OUT_OF_MEMORY:
             raise
-        free, total = _room()
+        free, total = _room(device)
         raise OutOfMemory(size, free, total) from error
 
 
@@ -124,29 +124,29 @@ def _trim() -> None:
         _free[max((key for key, blocks in _free.items() if blocks), key=lambda key: key[1])].pop()
 
 
-def _ask(size: int) -> Any:
+def _ask(size: int, device: int) -> Any:
     if SIMULATED:
         return np.empty(size, np.uint8)
-    found = cuda.device_array(size, np.uint8)
-    _end_in_a_context()
+    with cuda.gpus[device]:
+        found = cuda.device_array(size, np.uint8)
+        _leave_to_the_end(device)
     return found
 
 
 @cache
-def _end_in_a_context() -> None:
-    """Have a context current when the interpreter ends: numba gives the driver everything back then.
+def _leave_to_the_end(device: int) -> None:
+    """When the interpreter ends, have numba not give back piece by piece what the driver then takes back at once.
 
-    To be called once there is device memory: what is registered last runs first, and numba's finalizers come with memory.
+    No context may be current there, and after a fault or a fork each piece would be refused, with a traceback. To be called
+    once the device, which is current, has lent memory: what is registered last runs first, and numba's finalizers come with
+    the memory.
     """
-    def enter() -> None:
-        with contextlib.suppress(*FAILURES):
-            if forked() is None:
-                cuda.current_context()
-    atexit.register(enter)
+    atexit.register(cuda.current_context().defer_cleanup().__enter__)
 
 
-def _room() -> tuple[int, int]:
-    free, total = cuda.current_context().get_memory_info()
+def _room(device: int) -> tuple[int, int]:
+    with cuda.gpus[device]:
+        free, total = cuda.current_context().get_memory_info()
     return int(free), int(total)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import from_dtype, types
 
+from jitgrad import errors
 from jitgrad.backends import cuda_copies
 from jitgrad.backends import cuda_memory as memory
 from jitgrad.backends.cuda import CudaKernel, ptx_of
@@ -201,10 +202,16 @@ class Steps:
         return [copies[..., start:start + self._count] for start in self._starts]
 
     def rows(self, batched: Callable[[], Sequence[Array | DeviceArray]]) -> list[DeviceArray]:
-        """All examples on the device; those on the host are copied."""
+        """All examples on the device; those on the host are copied. Raises ShapeError for more than 32 bits can count."""
         with self.kernel.running():
+            arrays = batched()
+            count = arrays[0].shape[0]
+            if count > cuda_copies.INT32:
+                raise errors.ShapeError(errors.explain(
+                    f"a GPU trains on at most {cuda_copies.INT32:,} examples at once; there are {count:,}.", None,
+                    "Train on parts of them, one fit after the other, or with device='cpu'."))
             return [array if isinstance(array, DeviceArray) else memory.upload(array, self.kernel.device)
-                    for array in batched()]
+                    for array in arrays]
 
     def run(self, models: DeviceArray, batched: Sequence[DeviceArray], work: Work) -> Outcome:
         """Make the steps; what a line's failing step would have changed is as before it."""

@@ -11,6 +11,7 @@ interface demands.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,7 @@ class DeviceArray:
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: npt.DTypeLike, owner: Any, device: int = 0,
                  strides: tuple[int, ...] | None = None, library: str = "", platform: int = CUDA):
-        self.address, self.shape, self.dtype, self.owner = address, tuple(shape), np.dtype(dtype), owner
+        self.address, self.shape, self.dtype, self.owner = address, tuple(map(int, shape)), np.dtype(dtype), owner
         self.device, self.library, self.platform = device, library, platform
         self.strides = contiguous(self.shape, self.dtype.itemsize) if strides is None else tuple(strides)
 
@@ -55,7 +56,7 @@ class DeviceArray:
     @property
     def size(self) -> int:
         """Elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +127,7 @@ class DeviceArray:
 
 def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Strides in C's order, in bytes."""
-    return tuple(itemsize * int(np.prod(shape[k + 1:], dtype=np.int64)) for k in range(len(shape)))
+    return tuple(itemsize * math.prod(shape[k + 1:]) for k in range(len(shape)))
 
 
 def borrow(leaf: Any) -> DeviceArray | None:
