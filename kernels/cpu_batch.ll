@@ -594,8 +594,8 @@ B0.endif:
   tail call void %.111(i64 %.98, i64 %.102, i64 %.106, i64 %.110, i64 0, i64 0)
   %.115 = getelementptr i8, ptr %.8, i64 240
   %.116 = load i64, ptr %.115, align 8
-  %.198360.not = icmp slt i64 %.116, 1
-  br i1 %.198360.not, label %B920.endif, label %B800.lr.ph
+  %.198363.not = icmp slt i64 %.116, 1
+  br i1 %.198363.not, label %B920.endif, label %B800.lr.ph
 
 B800.lr.ph:                                       ; preds = %B0.endif
   br label %B800
@@ -641,16 +641,16 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   tail call void %.421(i64 %.412, i64 %.419, i64 %.10, i64 0, i64 0, i64 0)
   %lsr.iv.next48 = add nuw i64 %lsr.iv47, 40
   %lsr.iv.next50 = add i64 %lsr.iv49, -1
-  %exitcond548.not = icmp eq i64 %lsr.iv.next50, 0
-  br i1 %exitcond548.not, label %B1264.endif, label %B1000
+  %exitcond551.not = icmp eq i64 %lsr.iv.next50, 0
+  br i1 %exitcond551.not, label %B1264.endif, label %B1000
 
-B1396:                                            ; preds = %B1396.lr.ph, %B2630
-  %.519419471 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2630 ]
-  %.526423470 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2630 ]
-  %.529 = add nsw i64 %.519419471, -1
-  %.533 = add i64 %.526423470, 1
+B1396:                                            ; preds = %B1396.lr.ph, %B2666
+  %.519422474 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2666 ]
+  %.526426473 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2666 ]
+  %.529 = add nsw i64 %.519422474, -1
+  %.533 = add i64 %.526426473, 1
   %sunkaddr60 = inttoptr i64 %.62 to ptr
-  %sunkaddr61 = mul i64 %.526423470, 8
+  %sunkaddr61 = mul i64 %.526426473, 8
   %sunkaddr62 = getelementptr i8, ptr %sunkaddr60, i64 %sunkaddr61
   %.568 = load i64, ptr %sunkaddr62, align 8
   %sunkaddr63 = inttoptr i64 %.62 to ptr
@@ -658,11 +658,11 @@ B1396:                                            ; preds = %B1396.lr.ph, %B2630
   %sunkaddr65 = getelementptr i8, ptr %sunkaddr63, i64 %sunkaddr64
   %.574 = load i64, ptr %sunkaddr65, align 8
   %.582 = icmp slt i64 %.568, %.574
-  br i1 %.582, label %B1486.preheader, label %B2630
+  br i1 %.582, label %B1486.preheader, label %B2666
 
 B1486.preheader:                                  ; preds = %B1396
-  %factor.op.mul.reass = mul i64 %factor.op.mul418, %.526423470
-  %.1203 = add nsw i64 %factor.op.mul.reass, %.66
+  %factor.op.mul.reass = mul i64 %factor.op.mul421, %.526426473
+  %.1211 = add nsw i64 %factor.op.mul.reass, %.66
   br label %B1486.endif
 
 B1642:                                            ; preds = %B1642.preheader, %B1640.backedge
@@ -681,8 +681,8 @@ B1642:                                            ; preds = %B1642.preheader, %B
 B1640.backedge:                                   ; preds = %B1642, %B1642
   %lsr.iv.next36 = add i64 %lsr.iv35, 40
   %lsr.iv.next38 = add i64 %lsr.iv37, -1
-  %exitcond549.not = icmp eq i64 %lsr.iv.next38, 0
-  br i1 %exitcond549.not, label %B1762.endif, label %B1642
+  %exitcond552.not = icmp eq i64 %lsr.iv.next38, 0
+  br i1 %exitcond552.not, label %B1762.endif, label %B1642
 
 B1842:                                            ; preds = %B1842.preheader, %B1842
   %lsr.iv41 = phi i64 [ %.812, %B1842.preheader ], [ %lsr.iv.next42, %B1842 ]
@@ -694,31 +694,33 @@ B1842:                                            ; preds = %B1842.preheader, %B
   %4 = add i64 %lsr.iv39, %.933
   %.940 = inttoptr i64 %4 to ptr
   %.942 = load i64, ptr %.940, align 8
+  %.947 = icmp slt i64 %.942, 0
   %switch.selectcmp = icmp eq i64 %.942, 1
   %switch.select = select i1 %switch.selectcmp, i64 45, i64 46
-  %switch.selectcmp344 = icmp eq i64 %.942, 0
-  %switch.select345 = select i1 %switch.selectcmp344, i64 47, i64 %switch.select
-  %.971 = getelementptr i64, ptr %3, i64 %switch.select345
-  %.972 = load i64, ptr %.971, align 8
-  %.975 = getelementptr i8, ptr %.940, i64 16
-  %.976 = load i64, ptr %.975, align 8
-  %.977 = shl nsw i64 %.976, 2
-  %.979 = add nsw i64 %.977, %.83
+  %switch.selectcmp347 = icmp eq i64 %.942, 0
+  %switch.select348 = select i1 %switch.selectcmp347, i64 47, i64 %switch.select
+  %"$phi2090.2.4.4" = select i1 %.947, i64 49, i64 %switch.select348
+  %.979 = getelementptr i64, ptr %3, i64 %"$phi2090.2.4.4"
+  %.980 = load i64, ptr %.979, align 8
+  %.983 = getelementptr i8, ptr %.940, i64 16
+  %.984 = load i64, ptr %.983, align 8
+  %.985 = shl nsw i64 %.984, 2
+  %.987 = add nsw i64 %.985, %.83
   %sunkaddr70 = inttoptr i64 %arg.call to ptr
   %sunkaddr71 = getelementptr i8, ptr %sunkaddr70, i64 128
-  %.983 = load i64, ptr %sunkaddr71, align 8
-  %.986 = getelementptr i8, ptr %.940, i64 8
-  %.987 = load i64, ptr %.986, align 8
-  %.993 = inttoptr i64 %.972 to ptr
-  tail call void %.993(i64 %.22, i64 %.979, i64 %.983, i64 %.987, i64 %.10, i64 %.13.i)
+  %.991 = load i64, ptr %sunkaddr71, align 8
+  %.994 = getelementptr i8, ptr %.940, i64 8
+  %.995 = load i64, ptr %.994, align 8
+  %.1001 = inttoptr i64 %.980 to ptr
+  tail call void %.1001(i64 %.22, i64 %.987, i64 %.991, i64 %.995, i64 %.10, i64 %.13.i)
   %lsr.iv.next40 = add nuw i64 %lsr.iv39, 40
   %lsr.iv.next42 = add i64 %lsr.iv41, -1
-  %exitcond550.not = icmp eq i64 %lsr.iv.next42, 0
-  br i1 %exitcond550.not, label %B2244.endif, label %B1842
+  %exitcond553.not = icmp eq i64 %lsr.iv.next42, 0
+  br i1 %exitcond553.not, label %B2280.endif, label %B1842
 
-B2322.backedge:                                   ; preds = %B2322.backedge.preheader, %B2322.backedge
-  %lsr.iv45 = phi i64 [ %.1003, %B2322.backedge.preheader ], [ %lsr.iv.next46, %B2322.backedge ]
-  %lsr.iv43 = phi i64 [ 0, %B2322.backedge.preheader ], [ %lsr.iv.next44, %B2322.backedge ]
+B2358.backedge:                                   ; preds = %B2358.backedge.preheader, %B2358.backedge
+  %lsr.iv45 = phi i64 [ %.1011, %B2358.backedge.preheader ], [ %lsr.iv.next46, %B2358.backedge ]
+  %lsr.iv43 = phi i64 [ 0, %B2358.backedge.preheader ], [ %lsr.iv.next44, %B2358.backedge ]
   %5 = inttoptr i64 %arg.call to ptr
   %sunkaddr72 = inttoptr i64 %arg.call to ptr
   %sunkaddr73 = getelementptr i8, ptr %sunkaddr72, i64 64
@@ -767,38 +769,38 @@ B2322.backedge:                                   ; preds = %B2322.backedge.preh
   tail call void %.130.i(i64 %.44.i, i64 %.33.i.i, i64 %.60.i, i64 %.13.i, i64 0, i64 0)
   %lsr.iv.next44 = add nuw i64 %lsr.iv43, 40
   %lsr.iv.next46 = add i64 %lsr.iv45, -1
-  %exitcond551.not = icmp eq i64 %lsr.iv.next46, 0
-  br i1 %exitcond551.not, label %B2364, label %B2322.backedge
+  %exitcond554.not = icmp eq i64 %lsr.iv.next46, 0
+  br i1 %exitcond554.not, label %B2400, label %B2358.backedge
 
-B2364:                                            ; preds = %B2244.endif, %B2322.backedge
-  %.1155 = add nsw i64 %first.2.1, %.10
-  %.1163 = add nsw i64 %.13.i, %waiting.3.1
+B2400:                                            ; preds = %B2280.endif, %B2358.backedge
+  %.1163 = add nsw i64 %first.2.1, %.10
+  %.1171 = add nsw i64 %.13.i, %waiting.3.1
   %sunkaddr84 = inttoptr i64 %arg.call to ptr
   %sunkaddr85 = getelementptr i8, ptr %sunkaddr84, i64 288
-  %.1174 = load i64, ptr %sunkaddr85, align 8
-  %.1176 = icmp sge i64 %.1163, %.1174
-  %.1186 = icmp sge i64 %.1155, %.574
-  %or.cond = select i1 %.1176, i1 true, i1 %.1186
-  br i1 %or.cond, label %B2456, label %B2616
+  %.1182 = load i64, ptr %sunkaddr85, align 8
+  %.1184 = icmp sge i64 %.1171, %.1182
+  %.1194 = icmp sge i64 %.1163, %.574
+  %or.cond = select i1 %.1184, i1 true, i1 %.1194
+  br i1 %or.cond, label %B2492, label %B2652
 
-B2456:                                            ; preds = %B2364
+B2492:                                            ; preds = %B2400
   %sunkaddr86 = inttoptr i64 %arg.call to ptr
   %sunkaddr87 = getelementptr i8, ptr %sunkaddr86, i64 176
-  %.1193 = load i64, ptr %sunkaddr87, align 8
+  %.1201 = load i64, ptr %sunkaddr87, align 8
   %sunkaddr88 = inttoptr i64 %arg.call to ptr
   %sunkaddr89 = getelementptr i8, ptr %sunkaddr88, i64 128
-  %.1197 = load i64, ptr %sunkaddr89, align 8
-  %.1205 = inttoptr i64 %.1193 to ptr
-  tail call void %.1205(i64 %.1197, i64 %.1203, i64 %.70, i64 0, i64 0, i64 0)
-  br label %B2616
+  %.1205 = load i64, ptr %sunkaddr89, align 8
+  %.1213 = inttoptr i64 %.1201 to ptr
+  tail call void %.1213(i64 %.1205, i64 %.1211, i64 %.70, i64 0, i64 0, i64 0)
+  br label %B2652
 
-B2616:                                            ; preds = %B2456, %B2364
-  %waiting.4.4 = phi i64 [ 0, %B2456 ], [ %.1163, %B2364 ]
-  %.1220 = icmp slt i64 %.1155, %.574
-  br i1 %.1220, label %B1486.endif, label %B2630
+B2652:                                            ; preds = %B2492, %B2400
+  %waiting.4.4 = phi i64 [ 0, %B2492 ], [ %.1171, %B2400 ]
+  %.1228 = icmp slt i64 %.1163, %.574
+  br i1 %.1228, label %B1486.endif, label %B2666
 
-B2630:                                            ; preds = %B2616, %B1396
-  %.520 = icmp sgt i64 %.519419471, 1
+B2666:                                            ; preds = %B2652, %B1396
+  %.520 = icmp sgt i64 %.519422474, 1
   br i1 %.520, label %B1396, label %common.ret
 
 common.ret.loopexit:                              ; preds = %B1642
@@ -807,9 +809,9 @@ common.ret.loopexit:                              ; preds = %B1642
 common.ret.loopexit32:                            ; preds = %B800
   br label %common.ret
 
-common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2630
-  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2630 ]
-  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.784, %common.ret.loopexit ], [ 0, %B2630 ]
+common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2666
+  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2666 ]
+  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.784, %common.ret.loopexit ], [ 0, %B2666 ]
   store ptr null, ptr %excinfo.sink, align 8
   ret i32 %common.ret.op
 
@@ -817,8 +819,8 @@ B920.endif:                                       ; preds = %B798.backedge, %B0.
   %8 = inttoptr i64 %arg.call to ptr
   %.275 = getelementptr i8, ptr %8, i64 224
   %.276 = load i64, ptr %.275, align 8
-  %.356366.not = icmp slt i64 %.276, 1
-  br i1 %.356366.not, label %B1264.endif, label %B1000.lr.ph
+  %.356369.not = icmp slt i64 %.276, 1
+  br i1 %.356369.not, label %B1264.endif, label %B1000.lr.ph
 
 B1000.lr.ph:                                      ; preds = %B920.endif
   %.408 = mul i64 %.14, %.10
@@ -831,16 +833,16 @@ B1264.endif:                                      ; preds = %B920.endif, %B1000
   %.438 = getelementptr i8, ptr %9, i64 96
   %.439 = load i64, ptr %.438, align 8
   %.476 = sub i64 %.439, %.435
-  %factor.op.mul418 = shl i64 %.70, 3
-  %.520463.not = icmp slt i64 %.476, 1
-  br i1 %.520463.not, label %common.ret, label %B1396.lr.ph
+  %factor.op.mul421 = shl i64 %.70, 3
+  %.520466.not = icmp slt i64 %.476, 1
+  br i1 %.520466.not, label %common.ret, label %B1396.lr.ph
 
 B1396.lr.ph:                                      ; preds = %B1264.endif
   br label %B1396
 
-B1486.endif:                                      ; preds = %B2616, %B1486.preheader
-  %waiting.3.1 = phi i64 [ %waiting.4.4, %B2616 ], [ 0, %B1486.preheader ]
-  %first.2.1 = phi i64 [ %.1155, %B2616 ], [ %.568, %B1486.preheader ]
+B1486.endif:                                      ; preds = %B2652, %B1486.preheader
+  %waiting.3.1 = phi i64 [ %waiting.4.4, %B2652 ], [ 0, %B1486.preheader ]
+  %first.2.1 = phi i64 [ %.1163, %B2652 ], [ %.568, %B1486.preheader ]
   %.589 = sub nsw i64 %.574, %first.2.1
   %.13.i = tail call i64 @llvm.smin.i64(i64 %.589, i64 %.10)
   %sunkaddr90 = inttoptr i64 %arg.call to ptr
@@ -923,8 +925,8 @@ B1486.endif.endif.endif:                          ; preds = %B1001.i, %B1486.end
   %sunkaddr108 = inttoptr i64 %arg.call to ptr
   %sunkaddr109 = getelementptr i8, ptr %sunkaddr108, i64 256
   %.653 = load i64, ptr %sunkaddr109, align 8
-  %.733373.not = icmp slt i64 %.653, 1
-  br i1 %.733373.not, label %B1762.endif, label %B1642.preheader
+  %.733376.not = icmp slt i64 %.653, 1
+  br i1 %.733376.not, label %B1762.endif, label %B1642.preheader
 
 B1642.preheader:                                  ; preds = %B1486.endif.endif.endif
   br label %B1642
@@ -933,21 +935,21 @@ B1762.endif:                                      ; preds = %B1486.endif.endif.e
   %sunkaddr110 = inttoptr i64 %arg.call to ptr
   %sunkaddr111 = getelementptr i8, ptr %sunkaddr110, i64 272
   %.812 = load i64, ptr %sunkaddr111, align 8
-  %.892380.not = icmp slt i64 %.812, 1
-  br i1 %.892380.not, label %B2244.endif, label %B1842.preheader
+  %.892383.not = icmp slt i64 %.812, 1
+  br i1 %.892383.not, label %B2280.endif, label %B1842.preheader
 
 B1842.preheader:                                  ; preds = %B1762.endif
   br label %B1842
 
-B2244.endif:                                      ; preds = %B1762.endif, %B1842
+B2280.endif:                                      ; preds = %B1762.endif, %B1842
   %sunkaddr112 = inttoptr i64 %arg.call to ptr
   %sunkaddr113 = getelementptr i8, ptr %sunkaddr112, i64 72
-  %.1003 = load i64, ptr %sunkaddr113, align 8
-  %.1083387.not = icmp slt i64 %.1003, 1
-  br i1 %.1083387.not, label %B2364, label %B2322.backedge.preheader
+  %.1011 = load i64, ptr %sunkaddr113, align 8
+  %.1091390.not = icmp slt i64 %.1011, 1
+  br i1 %.1091390.not, label %B2400, label %B2358.backedge.preheader
 
-B2322.backedge.preheader:                         ; preds = %B2244.endif
-  br label %B2322.backedge
+B2358.backedge.preheader:                         ; preds = %B2280.endif
+  br label %B2358.backedge
 }
 
 define internal noundef i32 @run_tape.run_line(ptr noalias writeonly captures(none) initializes((0, 8)) %retptr, ptr noalias readnone captures(none) %excinfo, i64 %arg.call, i64 %arg.v, i64 %arg.line, i64 %arg.tile) local_unnamed_addr {
@@ -968,7 +970,7 @@ B0:
   %.82 = icmp sgt i64 %.16, -1
   br i1 %.82, label %B234, label %B340
 
-common.ret:                                       ; preds = %B804, %B576, %B464, %B352, %B234
+common.ret:                                       ; preds = %B976, %B816, %B576, %B464, %B352, %B234
   store ptr null, ptr %retptr, align 8
   ret i32 0
 
@@ -983,10 +985,11 @@ B234:                                             ; preds = %B0
   br label %common.ret
 
 B340:                                             ; preds = %B0
-  switch i64 %.16, label %B804 [
+  switch i64 %.16, label %B976 [
     i64 -1, label %B352
     i64 -2, label %B464
     i64 -3, label %B576
+    i64 -5, label %B816
   ]
 
 B352:                                             ; preds = %B340
@@ -1022,16 +1025,29 @@ B576:                                             ; preds = %B340
   tail call void %.241(i64 %arg.v, i64 %.226, i64 %.234, i64 %.19, i64 %.28, i64 %arg.tile)
   br label %common.ret
 
-B804:                                             ; preds = %B340
+B816:                                             ; preds = %B340
   %4 = inttoptr i64 %arg.call to ptr
-  %.257 = getelementptr i8, ptr %4, i64 352
-  %.258 = load i64, ptr %.257, align 8
-  %.261 = getelementptr i8, ptr %4, i64 184
-  %.262 = load i64, ptr %.261, align 8
-  %.266 = shl nsw i64 %.25, 2
-  %.270 = add nsw i64 %.77, %.266
-  %.277 = inttoptr i64 %.258 to ptr
-  tail call void %.277(i64 %arg.v, i64 %.262, i64 %.270, i64 %.19, i64 %.28, i64 %arg.tile)
+  %.262 = getelementptr i8, ptr %4, i64 384
+  %.263 = load i64, ptr %.262, align 8
+  %.266 = getelementptr i8, ptr %4, i64 184
+  %.267 = load i64, ptr %.266, align 8
+  %.271 = shl nsw i64 %.25, 2
+  %.275 = add nsw i64 %.77, %.271
+  %.280 = sub nsw i64 %.22, %.19
+  %.286 = inttoptr i64 %.263 to ptr
+  tail call void %.286(i64 %arg.v, i64 %.267, i64 %.275, i64 %.19, i64 %.280, i64 %arg.tile)
+  br label %common.ret
+
+B976:                                             ; preds = %B340
+  %5 = inttoptr i64 %arg.call to ptr
+  %.300 = getelementptr i8, ptr %5, i64 352
+  %.301 = load i64, ptr %.300, align 8
+  %.304 = getelementptr i8, ptr %5, i64 184
+  %.305 = load i64, ptr %.304, align 8
+  %.309 = shl nsw i64 %.25, 2
+  %.313 = add nsw i64 %.77, %.309
+  %.320 = inttoptr i64 %.301 to ptr
+  tail call void %.320(i64 %arg.v, i64 %.305, i64 %.313, i64 %.19, i64 %.28, i64 %arg.tile)
   br label %common.ret
 }
 
