@@ -17,13 +17,14 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from types import CodeType
 from typing import Any
 from weakref import WeakSet, ref
 
-from jitgrad import errors
+from jitgrad import errors, nans
 from jitgrad.compiler.graph import OPS, Op
 from jitgrad.rules import derivative
 
@@ -261,6 +262,8 @@ class Ledger:
             data[i] = v._number()
         reached = self._native(top, roots) or self._plain(top, roots)
         self.touched = True
+        if nans.ARE_ERRORS.get():
+            self._demand_derivatives(reached)
         grads = self.grads
         nothing = None if grads.__class__ is list else 0.0
         for v, i in zip(leaves, places, strict=True):
@@ -307,6 +310,16 @@ class Ledger:
         for i, g in stale:
             grads[i] = g
         return reached
+
+    def _demand_derivatives(self, reached: Sequence[Any]) -> None:
+        """Raise NonFiniteError for the youngest entry whose gradient, or what it hands on, is NaN."""
+        for i in range(len(reached) - 1, -1, -1):
+            if reached[i] and self.ops[i] != REPLACED:
+                op = None if self.ops[i] == GIVEN else BY_CODE[self.ops[i]]
+                numbers = [self.data[a] for a in self.operands(i)]
+                hand_on = None if op is None or op.vjp is None else partial(derivative(op), **dict(zip(
+                    ("out", "x0", "x1", "x2"), (self.data[i], *numbers), strict=False)))
+                nans.demand_derivatives(op, hand_on, self.grads[i], numbers)
 
     def operands(self, i: int) -> list[int]:
         """The entries of an operation's operands."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitgrad import backends, errors, soundness
+from jitgrad import backends, debug, errors, soundness
 from jitgrad.compiler.flat import simplified
-from jitgrad.compiler.program import FlatProgram, Leaf
+from jitgrad.compiler.program import FlatProgram, Leaf, Results
 from jitgrad.lowered import Lowered
 from jitgrad.summary import Summary
 from jitgrad.value import Traced, Value
@@ -115,6 +115,13 @@ class ValueProgram:
         self._pack(numbers.data, 0, *[v.data for v in self._read_in_order])      # half the time of an assignment by NumPy
         return numbers if self.dtype == np.float64 else numbers.astype(self.dtype)
 
+    def _sums(self, kernel: Any, numbers: Array) -> npt.NDArray[np.float64]:
+        """What a kernel makes of the leaves' and the constants' numbers."""
+        results: Results = kernel(numbers, [], 1)
+        if debug.nans_are_errors():
+            debug.blame_nan(kernel.program, numbers, [], 1, results)
+        return results.sums
+
     def _set(self, values: list[float]) -> Any:
         for root, number in zip(self.roots, values[-len(self.roots):], strict=True):
             root._set_number(number)
@@ -123,7 +130,7 @@ class ValueProgram:
     def forward(self) -> Any:
         """Compute anew: sets the roots' .data from the leaves' and returns it (a list for several roots)."""
         self._structure.check(self.leaves)
-        return self._set(self._forward(self._read(), [], 1).sums.tolist())
+        return self._set(self._sums(self._forward, self._read()).tolist())
 
     def backward(self) -> Any:
         """Compute anew, with the gradient: sets the roots' .data and every leaf's .grad, and returns the former.
@@ -131,11 +138,11 @@ class ValueProgram:
         Gradients are this call's; they do not add to what was there, with or without zero_grad().
         """
         self._structure.check(self.leaves)
-        sums = self._backward(self._read(), [], 1).sums
+        sums = self._sums(self._backward, self._read())
         first = len(sums) - len(self._wanted)
         for root in self.roots:
             root.grad = 1
-        for leaf, number in zip(self._wanted, memoryview(sums)[first:], strict=True):      # a root may be one
+        for leaf, number in zip(self._wanted, memoryview(sums.data)[first:], strict=True):      # a root may be one
             leaf.grad = number
         return self._set(sums[:first].tolist())
 
@@ -147,7 +154,7 @@ class ValueProgram:
         self._structure.check(self.leaves)
         vector = self._numbers.astype(self.dtype)
         vector[:len(given)] = given[self._order]
-        sums = self._backward(vector, [], 1).sums
+        sums = self._sums(self._backward, vector)
         gradient = sums[len(sums) - len(self._wanted):].astype(self.dtype)
         values = sums[:len(sums) - len(self._wanted)][-len(self.roots):]
         return (float(values[0]) if len(values) == 1 else values.copy(),

@@ -17,22 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from jitgrad import errors, operators
+from jitgrad import errors, nans, operators
 from jitgrad.compiler.graph import OPS, Node, Number, Op
-from jitgrad.ledger import (
-    ADD,
-    BY_CODE,
-    CODE,
-    GIVEN,
-    HOOKED,
-    MUL,
-    SERIALS,
-    Full,
-    Ledger,
-    current,
-    hand_down,
-    successor,
-)
+from jitgrad.ledger import ADD, BY_CODE, CODE, GIVEN, HOOKED, MUL, SERIALS, Full, Ledger, current, hand_down, successor
 from jitgrad.rules import derivative as derivative
 from jitgrad.rules import reference as reference
 
@@ -41,9 +28,17 @@ _POW_CODE, _power = CODE[_POW], reference(_POW)
 _RELU, _EXP, _LOG, _TANH = (CODE[OPS[name]] for name in ("relu", "exp", "log", "tanh"))
 _NUMBERS = (int, float, np.number, np.bool_)
 
-# How many functions are being recorded, in all threads. While any is, every operation takes the general way.
+# How many functions are being recorded, or run with NaN as an error, in all threads. While any is, all operations take the
+# general way.
 _recordings = 0
 _LOCK = threading.Lock()
+
+
+def watch(change: int) -> None:
+    """One more (1) or one less (-1) that wants to see every operation."""
+    global _recordings
+    with _LOCK:
+        _recordings += change
 
 
 class _Recording(threading.local):
@@ -57,9 +52,7 @@ class _Recording(threading.local):
 
     @recorder.setter
     def recorder(self, recorder: Any) -> None:
-        global _recordings
-        with _LOCK:
-            _recordings += (recorder is not None) - (self._recorder is not None)
+        watch((recorder is not None) - (self._recorder is not None))
         self._recorder = recorder
 
 
@@ -392,11 +385,14 @@ def apply(op: Op, *args: Any) -> Any:
             return apply(op, *map(_plain, args))
     if _recordings and RECORDING.recorder is not None:
         return RECORDING.recorder.apply(op, args)     # of closed-over Values alone; its number would be frozen
+    operands = [number_of(a) for a in args]
+    number = reference(op)(*operands)
+    if _recordings and nans.ARE_ERRORS.get():
+        nans.demand_number(op, number, operands)
     while True:
         ledger = _ledger_for(args)
         try:
-            places = [_place(ledger, a) for a in args]
-            i = ledger.enter(CODE[op], reference(op)(*[a._number() if isinstance(a, Value) else a for a in args]), places)
+            i = ledger.enter(CODE[op], number, [_place(ledger, a) for a in args])
         except Full:
             continue
         return Computed.at(ledger, i)

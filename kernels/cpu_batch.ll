@@ -594,8 +594,8 @@ B0.endif:
   tail call void %.111(i64 %.98, i64 %.102, i64 %.106, i64 %.110, i64 0, i64 0)
   %.115 = getelementptr i8, ptr %.8, i64 240
   %.116 = load i64, ptr %.115, align 8
-  %.198337.not = icmp slt i64 %.116, 1
-  br i1 %.198337.not, label %B920.endif, label %B800.lr.ph
+  %.198340.not = icmp slt i64 %.116, 1
+  br i1 %.198340.not, label %B920.endif, label %B800.lr.ph
 
 B800.lr.ph:                                       ; preds = %B0.endif
   br label %B800
@@ -641,16 +641,16 @@ B1000:                                            ; preds = %B1000.lr.ph, %B1000
   tail call void %.421(i64 %.412, i64 %.419, i64 %.10, i64 0, i64 0, i64 0)
   %lsr.iv.next48 = add nuw i64 %lsr.iv47, 40
   %lsr.iv.next50 = add i64 %lsr.iv49, -1
-  %exitcond525.not = icmp eq i64 %lsr.iv.next50, 0
-  br i1 %exitcond525.not, label %B1264.endif, label %B1000
+  %exitcond528.not = icmp eq i64 %lsr.iv.next50, 0
+  br i1 %exitcond528.not, label %B1264.endif, label %B1000
 
-B1396:                                            ; preds = %B1396.lr.ph, %B2354
-  %.519396448 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2354 ]
-  %.526400447 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2354 ]
-  %.529 = add nsw i64 %.519396448, -1
-  %.533 = add i64 %.526400447, 1
+B1396:                                            ; preds = %B1396.lr.ph, %B2390
+  %.519399451 = phi i64 [ %.476, %B1396.lr.ph ], [ %.529, %B2390 ]
+  %.526403450 = phi i64 [ %.435, %B1396.lr.ph ], [ %.533, %B2390 ]
+  %.529 = add nsw i64 %.519399451, -1
+  %.533 = add i64 %.526403450, 1
   %sunkaddr60 = inttoptr i64 %.62 to ptr
-  %sunkaddr61 = mul i64 %.526400447, 8
+  %sunkaddr61 = mul i64 %.526403450, 8
   %sunkaddr62 = getelementptr i8, ptr %sunkaddr60, i64 %sunkaddr61
   %.565 = load i64, ptr %sunkaddr62, align 8
   %sunkaddr63 = inttoptr i64 %.62 to ptr
@@ -658,11 +658,11 @@ B1396:                                            ; preds = %B1396.lr.ph, %B2354
   %sunkaddr65 = getelementptr i8, ptr %sunkaddr63, i64 %sunkaddr64
   %.571 = load i64, ptr %sunkaddr65, align 8
   %.579 = icmp slt i64 %.565, %.571
-  br i1 %.579, label %B1482.preheader, label %B2354
+  br i1 %.579, label %B1482.preheader, label %B2390
 
 B1482.preheader:                                  ; preds = %B1396
-  %factor.op.mul.reass = mul i64 %factor.op.mul369, %.526400447
-  %.982 = add nsw i64 %factor.op.mul.reass, %.66
+  %factor.op.mul.reass = mul i64 %factor.op.mul372, %.526403450
+  %.990 = add nsw i64 %factor.op.mul.reass, %.66
   br label %B1482.endif
 
 B1638:                                            ; preds = %B1638.preheader, %B1636.backedge
@@ -681,8 +681,8 @@ B1638:                                            ; preds = %B1638.preheader, %B
 B1636.backedge:                                   ; preds = %B1638, %B1638
   %lsr.iv.next36 = add i64 %lsr.iv35, 40
   %lsr.iv.next38 = add i64 %lsr.iv37, -1
-  %exitcond526.not = icmp eq i64 %lsr.iv.next38, 0
-  br i1 %exitcond526.not, label %B1758.endif, label %B1638
+  %exitcond529.not = icmp eq i64 %lsr.iv.next38, 0
+  br i1 %exitcond529.not, label %B1758.endif, label %B1638
 
 B1838:                                            ; preds = %B1838.preheader, %B1838
   %lsr.iv41 = phi i64 [ %.809, %B1838.preheader ], [ %lsr.iv.next42, %B1838 ]
@@ -694,28 +694,30 @@ B1838:                                            ; preds = %B1838.preheader, %B
   %4 = add i64 %lsr.iv39, %.930
   %.937 = inttoptr i64 %4 to ptr
   %.939 = load i64, ptr %.937, align 8
+  %.944 = icmp slt i64 %.939, 0
   %switch.selectcmp = icmp eq i64 %.939, 1
   %switch.select = select i1 %switch.selectcmp, i64 44, i64 45
-  %switch.selectcmp321 = icmp eq i64 %.939, 0
-  %switch.select322 = select i1 %switch.selectcmp321, i64 46, i64 %switch.select
-  %.968 = getelementptr i64, ptr %3, i64 %switch.select322
-  %.969 = load i64, ptr %.968, align 8
-  %.972 = getelementptr i8, ptr %.937, i64 16
-  %.973 = load i64, ptr %.972, align 8
-  %.974 = shl nsw i64 %.973, 2
-  %.976 = add nsw i64 %.974, %.83
-  %.985 = getelementptr i8, ptr %.937, i64 8
-  %.986 = load i64, ptr %.985, align 8
-  %.992 = inttoptr i64 %.969 to ptr
-  tail call void %.992(i64 %.22, i64 %.976, i64 %.982, i64 %.986, i64 %.10, i64 %.13.i)
+  %switch.selectcmp324 = icmp eq i64 %.939, 0
+  %switch.select325 = select i1 %switch.selectcmp324, i64 46, i64 %switch.select
+  %"$phi2086.2.4.4" = select i1 %.944, i64 48, i64 %switch.select325
+  %.976 = getelementptr i64, ptr %3, i64 %"$phi2086.2.4.4"
+  %.977 = load i64, ptr %.976, align 8
+  %.980 = getelementptr i8, ptr %.937, i64 16
+  %.981 = load i64, ptr %.980, align 8
+  %.982 = shl nsw i64 %.981, 2
+  %.984 = add nsw i64 %.982, %.83
+  %.993 = getelementptr i8, ptr %.937, i64 8
+  %.994 = load i64, ptr %.993, align 8
+  %.1000 = inttoptr i64 %.977 to ptr
+  tail call void %.1000(i64 %.22, i64 %.984, i64 %.990, i64 %.994, i64 %.10, i64 %.13.i)
   %lsr.iv.next40 = add nuw i64 %lsr.iv39, 40
   %lsr.iv.next42 = add i64 %lsr.iv41, -1
-  %exitcond527.not = icmp eq i64 %lsr.iv.next42, 0
-  br i1 %exitcond527.not, label %B2210.endif, label %B1838
+  %exitcond530.not = icmp eq i64 %lsr.iv.next42, 0
+  br i1 %exitcond530.not, label %B2246.endif, label %B1838
 
-B2288.backedge:                                   ; preds = %B2288.backedge.preheader, %B2288.backedge
-  %lsr.iv45 = phi i64 [ %.1002, %B2288.backedge.preheader ], [ %lsr.iv.next46, %B2288.backedge ]
-  %lsr.iv43 = phi i64 [ 0, %B2288.backedge.preheader ], [ %lsr.iv.next44, %B2288.backedge ]
+B2324.backedge:                                   ; preds = %B2324.backedge.preheader, %B2324.backedge
+  %lsr.iv45 = phi i64 [ %.1010, %B2324.backedge.preheader ], [ %lsr.iv.next46, %B2324.backedge ]
+  %lsr.iv43 = phi i64 [ 0, %B2324.backedge.preheader ], [ %lsr.iv.next44, %B2324.backedge ]
   %5 = inttoptr i64 %arg.call to ptr
   %sunkaddr70 = inttoptr i64 %arg.call to ptr
   %sunkaddr71 = getelementptr i8, ptr %sunkaddr70, i64 64
@@ -764,16 +766,16 @@ B2288.backedge:                                   ; preds = %B2288.backedge.preh
   tail call void %.130.i(i64 %.44.i, i64 %.33.i.i, i64 %.60.i, i64 %.13.i, i64 0, i64 0)
   %lsr.iv.next44 = add nuw i64 %lsr.iv43, 40
   %lsr.iv.next46 = add i64 %lsr.iv45, -1
-  %exitcond528.not = icmp eq i64 %lsr.iv.next46, 0
-  br i1 %exitcond528.not, label %B2330, label %B2288.backedge
+  %exitcond531.not = icmp eq i64 %lsr.iv.next46, 0
+  br i1 %exitcond531.not, label %B2366, label %B2324.backedge
 
-B2330:                                            ; preds = %B2210.endif, %B2288.backedge
-  %.1156 = add nsw i64 %first.2.1, %.10
-  %.1160 = icmp slt i64 %.1156, %.571
-  br i1 %.1160, label %B1482.endif, label %B2354
+B2366:                                            ; preds = %B2246.endif, %B2324.backedge
+  %.1164 = add nsw i64 %first.2.1, %.10
+  %.1168 = icmp slt i64 %.1164, %.571
+  br i1 %.1168, label %B1482.endif, label %B2390
 
-B2354:                                            ; preds = %B2330, %B1396
-  %.520 = icmp sgt i64 %.519396448, 1
+B2390:                                            ; preds = %B2366, %B1396
+  %.520 = icmp sgt i64 %.519399451, 1
   br i1 %.520, label %B1396, label %common.ret
 
 common.ret.loopexit:                              ; preds = %B1638
@@ -782,9 +784,9 @@ common.ret.loopexit:                              ; preds = %B1638
 common.ret.loopexit32:                            ; preds = %B800
   br label %common.ret
 
-common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2354
-  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2354 ]
-  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.781, %common.ret.loopexit ], [ 0, %B2354 ]
+common.ret:                                       ; preds = %B1264.endif, %common.ret.loopexit32, %common.ret.loopexit, %B2390
+  %excinfo.sink = phi ptr [ %excinfo, %common.ret.loopexit32 ], [ %retptr, %B1264.endif ], [ %excinfo, %common.ret.loopexit ], [ %retptr, %B2390 ]
+  %common.ret.op = phi i32 [ %.248, %common.ret.loopexit32 ], [ 0, %B1264.endif ], [ %.781, %common.ret.loopexit ], [ 0, %B2390 ]
   store ptr null, ptr %excinfo.sink, align 8
   ret i32 %common.ret.op
 
@@ -792,8 +794,8 @@ B920.endif:                                       ; preds = %B798.backedge, %B0.
   %8 = inttoptr i64 %arg.call to ptr
   %.275 = getelementptr i8, ptr %8, i64 224
   %.276 = load i64, ptr %.275, align 8
-  %.356343.not = icmp slt i64 %.276, 1
-  br i1 %.356343.not, label %B1264.endif, label %B1000.lr.ph
+  %.356346.not = icmp slt i64 %.276, 1
+  br i1 %.356346.not, label %B1264.endif, label %B1000.lr.ph
 
 B1000.lr.ph:                                      ; preds = %B920.endif
   %.408 = mul i64 %.14, %.10
@@ -806,15 +808,15 @@ B1264.endif:                                      ; preds = %B920.endif, %B1000
   %.438 = getelementptr i8, ptr %9, i64 96
   %.439 = load i64, ptr %.438, align 8
   %.476 = sub i64 %.439, %.435
-  %.520440.not = icmp slt i64 %.476, 1
-  br i1 %.520440.not, label %common.ret, label %B1396.lr.ph
+  %.520443.not = icmp slt i64 %.476, 1
+  br i1 %.520443.not, label %common.ret, label %B1396.lr.ph
 
 B1396.lr.ph:                                      ; preds = %B1264.endif
-  %factor.op.mul369 = shl i64 %.70, 3
+  %factor.op.mul372 = shl i64 %.70, 3
   br label %B1396
 
-B1482.endif:                                      ; preds = %B2330, %B1482.preheader
-  %first.2.1 = phi i64 [ %.1156, %B2330 ], [ %.565, %B1482.preheader ]
+B1482.endif:                                      ; preds = %B2366, %B1482.preheader
+  %first.2.1 = phi i64 [ %.1164, %B2366 ], [ %.565, %B1482.preheader ]
   %.586 = sub nsw i64 %.571, %first.2.1
   %.13.i = tail call i64 @llvm.smin.i64(i64 %.586, i64 %.10)
   %sunkaddr82 = inttoptr i64 %arg.call to ptr
@@ -897,8 +899,8 @@ B1482.endif.endif.endif:                          ; preds = %B1001.i, %B1482.end
   %sunkaddr100 = inttoptr i64 %arg.call to ptr
   %sunkaddr101 = getelementptr i8, ptr %sunkaddr100, i64 256
   %.650 = load i64, ptr %sunkaddr101, align 8
-  %.730350.not = icmp slt i64 %.650, 1
-  br i1 %.730350.not, label %B1758.endif, label %B1638.preheader
+  %.730353.not = icmp slt i64 %.650, 1
+  br i1 %.730353.not, label %B1758.endif, label %B1638.preheader
 
 B1638.preheader:                                  ; preds = %B1482.endif.endif.endif
   br label %B1638
@@ -907,21 +909,21 @@ B1758.endif:                                      ; preds = %B1482.endif.endif.e
   %sunkaddr102 = inttoptr i64 %arg.call to ptr
   %sunkaddr103 = getelementptr i8, ptr %sunkaddr102, i64 272
   %.809 = load i64, ptr %sunkaddr103, align 8
-  %.889357.not = icmp slt i64 %.809, 1
-  br i1 %.889357.not, label %B2210.endif, label %B1838.preheader
+  %.889360.not = icmp slt i64 %.809, 1
+  br i1 %.889360.not, label %B2246.endif, label %B1838.preheader
 
 B1838.preheader:                                  ; preds = %B1758.endif
   br label %B1838
 
-B2210.endif:                                      ; preds = %B1758.endif, %B1838
+B2246.endif:                                      ; preds = %B1758.endif, %B1838
   %sunkaddr104 = inttoptr i64 %arg.call to ptr
   %sunkaddr105 = getelementptr i8, ptr %sunkaddr104, i64 72
-  %.1002 = load i64, ptr %sunkaddr105, align 8
-  %.1082364.not = icmp slt i64 %.1002, 1
-  br i1 %.1082364.not, label %B2330, label %B2288.backedge.preheader
+  %.1010 = load i64, ptr %sunkaddr105, align 8
+  %.1090367.not = icmp slt i64 %.1010, 1
+  br i1 %.1090367.not, label %B2366, label %B2324.backedge.preheader
 
-B2288.backedge.preheader:                         ; preds = %B2210.endif
-  br label %B2288.backedge
+B2324.backedge.preheader:                         ; preds = %B2246.endif
+  br label %B2324.backedge
 }
 
 define internal noundef i32 @run_tape.run_line(ptr noalias writeonly captures(none) initializes((0, 8)) %retptr, ptr noalias readnone captures(none) %excinfo, i64 %arg.call, i64 %arg.v, i64 %arg.line, i64 %arg.tile) local_unnamed_addr {
@@ -942,7 +944,7 @@ B0:
   %.82 = icmp sgt i64 %.16, -1
   br i1 %.82, label %B234, label %B340
 
-common.ret:                                       ; preds = %B804, %B576, %B464, %B352, %B234
+common.ret:                                       ; preds = %B976, %B816, %B576, %B464, %B352, %B234
   store ptr null, ptr %retptr, align 8
   ret i32 0
 
@@ -957,10 +959,11 @@ B234:                                             ; preds = %B0
   br label %common.ret
 
 B340:                                             ; preds = %B0
-  switch i64 %.16, label %B804 [
+  switch i64 %.16, label %B976 [
     i64 -1, label %B352
     i64 -2, label %B464
     i64 -3, label %B576
+    i64 -5, label %B816
   ]
 
 B352:                                             ; preds = %B340
@@ -996,16 +999,29 @@ B576:                                             ; preds = %B340
   tail call void %.241(i64 %arg.v, i64 %.226, i64 %.234, i64 %.19, i64 %.28, i64 %arg.tile)
   br label %common.ret
 
-B804:                                             ; preds = %B340
+B816:                                             ; preds = %B340
   %4 = inttoptr i64 %arg.call to ptr
-  %.257 = getelementptr i8, ptr %4, i64 344
-  %.258 = load i64, ptr %.257, align 8
-  %.261 = getelementptr i8, ptr %4, i64 184
-  %.262 = load i64, ptr %.261, align 8
-  %.266 = shl nsw i64 %.25, 2
-  %.270 = add nsw i64 %.77, %.266
-  %.277 = inttoptr i64 %.258 to ptr
-  tail call void %.277(i64 %arg.v, i64 %.262, i64 %.270, i64 %.19, i64 %.28, i64 %arg.tile)
+  %.262 = getelementptr i8, ptr %4, i64 376
+  %.263 = load i64, ptr %.262, align 8
+  %.266 = getelementptr i8, ptr %4, i64 184
+  %.267 = load i64, ptr %.266, align 8
+  %.271 = shl nsw i64 %.25, 2
+  %.275 = add nsw i64 %.77, %.271
+  %.280 = sub nsw i64 %.22, %.19
+  %.286 = inttoptr i64 %.263 to ptr
+  tail call void %.286(i64 %arg.v, i64 %.267, i64 %.275, i64 %.19, i64 %.280, i64 %arg.tile)
+  br label %common.ret
+
+B976:                                             ; preds = %B340
+  %5 = inttoptr i64 %arg.call to ptr
+  %.300 = getelementptr i8, ptr %5, i64 344
+  %.301 = load i64, ptr %.300, align 8
+  %.304 = getelementptr i8, ptr %5, i64 184
+  %.305 = load i64, ptr %.304, align 8
+  %.309 = shl nsw i64 %.25, 2
+  %.313 = add nsw i64 %.77, %.309
+  %.320 = inttoptr i64 %.301 to ptr
+  tail call void %.320(i64 %arg.v, i64 %.305, i64 %.313, i64 %.19, i64 %.28, i64 %arg.tile)
   br label %common.ret
 }
 

@@ -133,7 +133,8 @@ def run_line(call: int, v: int, line: int, tile: int) -> None:
     """One line of a table over rows of `tile` numbers.
 
     (operation, lo, hi, operands at, length): an elementwise operation's code; -1 a sum over a list, -2 a take from one;
-    -3 a block of dot products with shared factors in w, -4 one dot product of two lists of `length` rows.
+    -3 a block of dot products with shared factors in w, -4 one dot product of two lists of `length` rows; -5 a take from a
+    list of shared numbers in w.
     """
     kind, lo, hi, at, length = word(line, 0), word(line, 1), word(line, 2), word(line, 3), word(line, 4)
     operands = word(call, place.OPERANDS)
@@ -146,6 +147,8 @@ def run_line(call: int, v: int, line: int, tile: int) -> None:
     elif kind == -3:
         dot = word(call, place.DOT_ONE) if hi - lo == 1 else word(call, place.DOT_BLOCK)
         run(dot, v, word(call, place.W), operands + 4 * at, lo, length, tile)
+    elif kind == -5:
+        run(word(call, place.GATHERS), v, word(call, place.W), operands + 4 * at, lo, hi - lo, tile)
     else:
         run(word(call, place.PAIR), v, word(call, place.W), operands + 4 * at, lo, length, tile)
 
@@ -154,8 +157,9 @@ def run_tape(call: int) -> None:
     """The shell that interprets a tape, as jitgrad/compiler/products.py tabulates it.
 
     W holds one number for each row that all examples share, the constants among them already; the lines ONCE compute
-    the others. ROWS holds a tile's rows. A reduction (rows, n, operands at) is a block of a weight gradient, or with
-    rows = 0 a sum of plain rows; they add to the chunk's sums themselves.
+    the others. ROWS holds a tile's rows. A reduction (rows, n, operands at) is a block of a weight gradient, with
+    rows = 0 a sum of plain rows, with rows = -1 one of a row that goes to the sum its index names; they add to the
+    chunk's sums themselves.
     """
     tile, size, w, v = word(call, place.TILE), word(call, place.SIZE), word(call, place.W), word(call, place.ROWS)
     bounds, sums, sum_count = word(call, place.BOUNDS), word(call, place.SUMS), word(call, place.SUM_COUNT)
@@ -177,7 +181,8 @@ def run_tape(call: int) -> None:
             for t in range(word(call, place.REDUCTION_COUNT)):
                 line = word(call, place.REDUCTIONS) + place.LINE * t
                 rows = word(line, 0)
-                kernel = place.SUM_ROWS if rows == 0 else place.OUTER_ONE if rows == 1 else place.OUTER_BLOCK
+                kernel = (place.SCATTER_SUMS if rows < 0 else place.SUM_ROWS if rows == 0 else
+                          place.OUTER_ONE if rows == 1 else place.OUTER_BLOCK)
                 run(word(call, kernel), v, operands + 4 * word(line, 2), sums + 8 * chunk * sum_count, word(line, 1), tile,
                     count)
             for c in range(word(call, place.OUT_COUNT)):

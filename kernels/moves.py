@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from jitgrad.kernels.dense import I32, Block
+from jitgrad.kernels.dense import DOUBLE, I32, Block
 
 
 def gather(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
@@ -158,14 +158,57 @@ def takes(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
         index = b.mul(k.operand(operands, place), tile)
         start = b.add(place, n)
         first, last = k.operand(operands, start), k.operand(operands, b.add(start, k.number(1)))
-        length = b.sitofp(b.sub(last, first), k.real)
         out = b.mul(b.add(lo, j), tile)
         with k.loop(k.number(0), tile, 1) as example:
-            here = b.load(b.gep(v, [b.add(index, example)]))
-            zero = ir.Constant(k.real, 0.0)
-            inside = b.and_(b.fcmp_ordered(">=", here, zero), b.fcmp_ordered("<", here, length))
-            safe = b.fptosi(b.select(inside, here, zero), ir.IntType(64))
-            element = b.mul(k.operand(operands, b.add(first, safe)), tile)
+            inside, which = _place(k, b.load(b.gep(v, [b.add(index, example)])), b.sub(last, first))
+            element = b.mul(k.operand(operands, b.add(first, which)), tile)
             taken = b.load(b.gep(v, [b.add(element, example)]))
             b.store(b.select(inside, taken, ir.Constant(k.real, float("nan"))), b.gep(v, [b.add(out, example)]))
     b.ret_void()
+
+
+def gathers(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void gathers(v, w, operands, lo, n, tile)`: v[lo + j] = w[operands[first + i]], i being v[operands[j]]; n rows j.
+
+    `first` is operands[n + j], and operands[n + j + 1] is where the list ends; an index outside gives NaN.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_gathers", ("v", "w", "operands", "lo", "n", "tile"))
+    v, w, operands, lo, n, tile = k.function.args
+    b = k.builder
+    with k.loop(k.number(0), n, 1) as j:
+        index, start = b.mul(k.operand(operands, j), tile), b.add(j, n)
+        first, last = k.operand(operands, start), k.operand(operands, b.add(start, k.number(1)))
+        out = b.mul(b.add(lo, j), tile)
+        with k.loop(k.number(0), tile, 1) as example:
+            inside, place = _place(k, b.load(b.gep(v, [b.add(index, example)])), b.sub(last, first))
+            taken = b.load(b.gep(w, [k.operand(operands, b.add(first, place))]))
+            b.store(b.select(inside, taken, ir.Constant(k.real, float("nan"))), b.gep(v, [b.add(out, example)]))
+    b.ret_void()
+
+
+def scatter_sums(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void scatter_sums(v, operands, sums, n, tile, count)`: sums[operands[2 + i]] += v[operands[1]].
+
+    For each example below `count` i is its v[operands[0]], where that is a whole number below n; there are n places, -1
+    for a sum that nobody wants.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_scatter_sums", ("v", "operands", "sums", "n", "tile", "count"))
+    v, operands, sums, n, tile, count = k.function.args
+    b = k.builder
+    index, row = (b.mul(k.operand(operands, k.number(j)), tile) for j in range(2))
+    with k.loop(k.number(0), count, 1) as example:
+        here = b.load(b.gep(v, [b.add(index, example)]))
+        inside, place = _place(k, here, n)
+        target = k.operand(operands, b.add(place, k.number(2)))
+        whole = b.fcmp_ordered("==", b.sitofp(place, k.real), here)
+        with b.if_then(b.and_(b.and_(inside, whole), b.icmp_signed(">=", target, k.number(0)))):
+            own, total = b.load(b.gep(v, [b.add(row, example)])), b.gep(sums, [target])
+            b.store(b.fadd(b.load(total), b.fpext(own, DOUBLE) if k.size == 4 else own), total)
+    b.ret_void()
+
+
+def _place(k: Block, index: ir.Value, n: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Whether a number is at least 0 and less than n, and if so its whole part, else 0."""
+    b, zero = k.builder, ir.Constant(k.real, 0.0)
+    inside = b.and_(b.fcmp_ordered(">=", index, zero), b.fcmp_ordered("<", index, b.sitofp(n, k.real)))
+    return inside, b.fptosi(b.select(inside, index, zero), ir.IntType(64))

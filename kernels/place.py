@@ -10,8 +10,8 @@ from __future__ import annotations
 BODY, SOURCES, TARGETS, BODY_PLACES = range(23, 27)
 # A tape's tables, as jitgrad/compiler/products.py makes them, and the interpreter's code.
 (W, SHARED_SLOTS, SHARED_AT, SHARED_COUNT, SPREADS, SPREAD_COUNT, ONCE, ONCE_COUNT, LINES, LINE_COUNT, REDUCTIONS,
- REDUCTION_COUNT, OPERANDS, FILL, PICK, STEP, SUM_LISTS, TAKES, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE,
- OUTER_BLOCK, SUM_ROWS, TAPE_PLACES) = range(23, 48)
+ REDUCTION_COUNT, OPERANDS, FILL, PICK, STEP, SUM_LISTS, TAKES, DOT_ONE, DOT_BLOCK, PAIR, OUTER_ONE, OUTER_BLOCK,
+ SUM_ROWS, GATHERS, SCATTER_SUMS, TAPE_PLACES) = range(23, 50)
 
 # Many training steps in one call: RUN is the shell of the loss and its gradient, CALL its table; STEP_LINES say
 # (first chunk, last chunk, tile, divisor of the sums) of each step, COPIES (target, source, numbers). UPDATED is where the

@@ -20,7 +20,7 @@ LAYERS = [
     ["kernels"],
     ["compiler"],
     ["backends"],
-    ["rules", "summary"],
+    ["nans", "rules", "summary"],
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],

@@ -33,7 +33,7 @@ def run(dtype: Any, name: str, *arguments: int) -> None:
     for made in (movement, interpreter):
         if (made, dtype) not in _CODE:
             _CODE[made, dtype] = native(partial(made, dtype, lanes), f"test {made.__name__}", dtype.name)
-    code = _CODE[interpreter if name in ("fill", "pick", "sum_lists", "takes") else movement, dtype]
+    code = _CODE[movement if name in ("transpose", "gather", "scatter") else interpreter, dtype]
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(code.address(f"jitgrad_{name}"))(
         *arguments, *[0] * (6 - len(arguments)))
 
@@ -96,6 +96,32 @@ def test_fill_pick_sums_and_takes(dtype: Any) -> None:
     assert np.array_equal(v[7, :2], [v[2, 0], v[3, 1]])
     assert np.isnan(v[7, 2:5]).all()
     assert np.array_equal(v[7, 5:], v[3, 5:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gathers_and_scattered_sums(dtype: Any) -> None:
+    lanes = 64 // np.dtype(dtype).itemsize
+    tile = 2 * lanes
+    v = aligned(4 * tile, np.dtype(dtype)).reshape(4, tile)
+    v[:] = numbers(4 * tile, dtype).reshape(4, tile)
+    w = numbers(6, dtype)
+    v[0, :7] = [0, 2, 1, -1, 3, np.nan, 1.5]
+    v[0, 7:] = 2
+    operands = np.array([0, 0, 5, 8, 10, 4, 1, 5, 0, 3], np.int32)         # index row 0 twice, lists w4 w1 w5 and w0 w3
+    run(dtype, "gathers", address(v), address(w), address(operands), 2, 2, tile)
+    assert v[2, [0, 1, 2]].tolist() == w[[4, 5, 1]].tolist()
+    assert v[3, [0, 2]].tolist() == w[[0, 3]].tolist()
+    assert np.isnan(v[2, 3:6]).all()
+    assert np.isnan(v[3, [1, 3, 4, 5, 7]]).all()
+
+    sums = np.zeros(4)
+    places = np.array([0, 1, 3, -1, 2], np.int32)                          # index row 0, row 1; sums 3, none, 2
+    run(dtype, "scatter_sums", address(v), address(places), address(sums), 3, tile, tile - 1)
+    expected = np.zeros(4)
+    expected[3] = v[1, 0]                                                  # -1, 3, NaN and 1.5 are nobody's, 1 nobody wants
+    for example in (1, *range(7, tile - 1)):
+        expected[2] += v[1, example]
+    assert np.array_equal(sums, expected)
 
 
 def test_the_shells_are_what_numba_makes_of_them_today() -> None:

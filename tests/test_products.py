@@ -151,6 +151,55 @@ def test_tables_read_at_every_step(n: int) -> None:
     assert compared <= 3 * 7 + 3 * 4 + 3 * 4, "a step's index is compared with each row once, not once for each column"
 
 
+# Reads of a table of 40 rows by one or several of three indices k; y is 0, 0.5, 1, …
+TABLES: dict[str, Callable[[Any, Any], Any]] = {
+    "embeddings": lambda p, d: sum(np.sum(jg.take(p["E"], k) ** 2) * d["y"] for k in d["k"]),
+    "two": lambda p, d: np.sum((jg.take(p["E"], d["k"][0]) - jg.take(p["E"], d["k"][1])) ** 2),
+    "read and multiplied": lambda p, d: jg.losses.cross_entropy(
+        p["E"] @ jg.tanh(jg.take(p["E"], d["k"][0]) + jg.take(p["E"], d["k"][1])), d["k"][2]),
+    "twice the same": lambda p, d: jg.take(p["s"], d["k"][0]) * (d["y"] + jg.take(p["s"], d["k"][0])),
+    "by cotangents of one": lambda p, d: sum(jg.take(p["s"], k) for k in d["k"]),
+    "read otherwise too": lambda p, d: jg.take(p["s"], d["k"][0]) * p["s"][3] + p["s"][5] * d["y"] + jg.take(p["s"], 7),
+    "an index made of it": lambda p, d: jg.take(p["s"], jg.where(d["k"][0] > 20, d["k"][0], 0) + 1 * (d["k"][0] < 3)),
+    "a column": lambda p, d: jg.take(p["E"][:, 1], d["k"][0]) * d["y"],
+    "a table of results": lambda p, d: jg.take(jg.tanh(p["s"]), d["k"][0]) * d["y"],
+    "by hand": lambda p, d: sum(jg.where(d["y"] == r, p["s"][r], 0.0) for r in range(40)),
+    "by hand, few of many": lambda p, d: sum(jg.where(d["k"][0] == r * 1000, p["s"][r], 0.0) for r in range(40)),
+    "far apart": lambda p, d: jg.where(d["k"][0] == 10.0**9, 1.0, 0.0) + jg.take(p["s"], d["k"][0]),
+}
+SCATTERED = [name for name in TABLES if name not in ("a table of results", "by hand, few of many")]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_read_by_an_index(name: str, dtype: type) -> None:
+    for n in (1, 7, 131, 1031):
+        draw = np.random.default_rng(n)
+        params = {"E": draw.normal(size=(40, 3)).astype(dtype), "s": draw.normal(size=40).astype(dtype)}
+        data = {"k": draw.integers(0, 40, (n, 3)), "y": (draw.integers(0, 80, n) / 2).astype(dtype)}
+        for reduce in ("mean", "sum", None):
+            found, expected = (run(TABLES[name], (params, data), b, reduce=reduce) for b in ("cpu-tape", "interpret"))
+            assert_trees_close(found, expected, TOLERANCE[dtype])
+    program: Program = jg.value_and_grad(TABLES[name], device="interpret").lower(params, data).program
+    tape, outputs = program.rolled
+    tables = products.tabulate(tape, program.reduced_rows, np.zeros(0, np.int32))
+    assert any(rows == -1 for rows, _, _ in tables.reductions) == (name in SCATTERED)
+    per_example = products.tabulate(tape, program.reduced_rows[:1], np.concatenate(outputs[1:]))
+    assert not any(rows == -1 for rows, _, _ in per_example.reductions), "where each example has a row there is no sum"
+
+
+def test_a_large_table_costs_an_example_what_a_small_one_does() -> None:
+    def loss(p: Any, k: Any) -> Any:
+        return np.sum(jg.tanh(jg.take(p, k)) ** 2)
+
+    sizes = []
+    for rows in (50, 500):
+        program: Program = jg.value_and_grad(loss, device="interpret").lower(np.ones((rows, 8)), np.arange(3)).program
+        tables = products.tabulate(program.rolled[0], program.reduced_rows, np.zeros(0, np.int32))
+        sizes.append((tables.v_size, [(line[0], line[2] - line[1]) for line in tables.lines]))
+    assert sizes[0] == sizes[1]
+
+
 def test_nan_and_infinity_pass_through_dense_layers() -> None:
     """A zero weight times infinity is NaN; lanes beside it are untouched."""
     params, data = arguments(70, 4, np.float64)

@@ -33,7 +33,8 @@ _MOVEMENT = {place.GATHER: "gather", place.TRANSPOSE: "transpose", place.SCATTER
              place.FLUSH: "flush"}
 _INTERPRETER = {place.FILL: "fill", place.PICK: "pick", place.STEP: "step", place.SUM_LISTS: "sum_lists",
                 place.TAKES: "takes", place.DOT_ONE: "dot_one", place.DOT_BLOCK: "dot_block", place.PAIR: "pair",
-                place.OUTER_ONE: "outer_one", place.OUTER_BLOCK: "outer_block", place.SUM_ROWS: "sum_rows"}
+                place.OUTER_ONE: "outer_one", place.OUTER_BLOCK: "outer_block", place.SUM_ROWS: "sum_rows",
+                place.GATHERS: "gathers", place.SCATTER_SUMS: "scatter_sums"}
 _LOCK = threading.RLock()
 
 

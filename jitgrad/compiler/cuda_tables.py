@@ -44,6 +44,8 @@ class TileTables(Tabulation):
     lines: as above; tables.operands; packed: the rows of w that dense lines read, in order; rows: of a tile.
     """
 
+    scatters = False
+
     def __init__(self, tape: Tape, reduced: Rows, examples: Rows, itemsize: int, threads: int):
         self.itemsize, self.threads = itemsize, threads
         self._packs: list[npt.NDArray[Any]] = []

@@ -136,7 +136,7 @@ def interpreter(dtype: np.dtype[Any], lanes: int) -> ir.Module:
     dense.outer(module, dtype, lanes, "jitgrad_outer_one", 1)
     dense.outer(module, dtype, lanes, "jitgrad_outer_block", dense.ROWS)
     dense.sum_rows(module, dtype, lanes, "jitgrad_sum_rows")
-    for kernel in (moves.fill, moves.pick, moves.sum_lists, moves.takes):
+    for kernel in (moves.fill, moves.pick, moves.sum_lists, moves.takes, moves.gathers, moves.scatter_sums):
         kernel(module, dtype, lanes)
     return module
 

@@ -144,8 +144,12 @@ class _Reverse:
 
         repeats: several lanes may do the same, and do it once: all columns of a table are read by one index.
         """
-        tape, width = self.tape, len(symbols[0])
+        tape, width, out = self.tape, len(symbols[0]), symbols[1]
         one = tape.constant(1.0)
+
+        def append(op: Op, args: tuple[Rows, ...], rows: Rows) -> Rows:
+            tape.derived[len(tape.instructions)] = rows
+            return tape.append(op, args)
 
         def constant(n: Node) -> Rows:
             return np.full(width, tape.constant(n.payload, n.kind == "bool"), np.int32)
@@ -158,12 +162,11 @@ class _Reverse:
                     if (factor == one).all():
                         return other
                     if (factor == tape.known_constant(-1.0)).all():
-                        return tape.append(OPS["neg"], (other,))
+                        return append(OPS["neg"], (other,), out)
             # `where` hands its operands' kind through; no rule chooses between conditions.
             if repeats:
-                once, lane = np.unique(np.stack(args), axis=1, return_inverse=True)
+                once, first, lane = np.unique(np.stack(args), axis=1, return_index=True, return_inverse=True)
                 if once.shape[1] < width:
-                    same: Rows = tape.append(op, tuple(once))[lane.reshape(-1)]
-                    return same
-            return tape.append(op, tuple(args))
+                    return append(op, tuple(once), out[first])[lane.reshape(-1)]
+            return append(op, tuple(args), out)
         return rule.evaluate(symbols, constant, instruction)

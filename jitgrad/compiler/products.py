@@ -4,6 +4,10 @@ A `sum` whose elements are products nobody else reads becomes a dot product, dot
 dense layer, and products that are only summed over the batch a block of a weight gradient: the micro-kernels of
 kernels/dense.py. Numbers that all examples share are kept once (`w` rows), not once an example; `v` rows hold the rest.
 The order of every sum stays what it was.
+
+The derivative of a `take` is, for each element of the list, the cotangent where the index is that element's and else 0.
+Where such rows are only summed over the batch, as those of an embedding's table are, none is computed: the cotangent is
+added to the one sum that the index names.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ from jitgrad.compiler.tape import Instruction, Rows, Tape
 from jitgrad.kernels.dense import ROWS
 
 # Lines of the tables beside the elementwise codes; see kernels/cpu_batch.py.
-SUM, TAKE, DOT, PAIR = -1, -2, -3, -4
+SUM, TAKE, DOT, PAIR, GATHER = -1, -2, -3, -4, -5
+# Rows of one index that are worth a scatter: fewer are added as fast as vectors.
+SCATTERED = 16
 
 
 @dataclass
 class Tables:
-    """What kernels/cpu_batch.run_tape reads; lines are filled up to five integers."""
+    """What kernels/cpu_batch.run_tape reads; lines are filled up to five integers.
+
+    The first number of a reduction is 0 for rows that are added as they are, -1 for one that goes where an index says.
+    """
 
     v_size: int = 0
     w_size: int = 0
@@ -37,7 +46,7 @@ class Tables:
     spread: list[tuple[int, int]] = field(default_factory=list)             # (v row, w row) repeated for all examples
     once: list[tuple[int, ...]] = field(default_factory=list)               # lines over w rows
     lines: list[tuple[int, ...]] = field(default_factory=list)              # lines over v rows, for each tile
-    reductions: list[tuple[int, ...]] = field(default_factory=list)         # (rows, n, operands at): outer, or 0: plain
+    reductions: list[tuple[int, ...]] = field(default_factory=list)         # (rows, n, operands at): outer, or see below
     parts: list[Rows] = field(default_factory=list)                         # all operands, end to end
     length: int = 0
 
@@ -111,7 +120,12 @@ def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
 
 
 class Tabulation:
-    """Finds what need not be stored, numbers the rest and writes the tables' lines, each row written by one line."""
+    """Finds what need not be stored, numbers the rest and writes the tables' lines, each row written by one line.
+
+    scatters: whether there are lines that read and add to shared numbers by an index
+    """
+
+    scatters = True
 
     def __init__(self, tape: Tape, reduced: Rows, examples: Rows):
         self.tape, self.tables = tape, Tables()
@@ -128,6 +142,8 @@ class Tabulation:
                 self.tables.once.append(self._line(i, self.w[i.lo], np.arange(i.hi - i.lo), self.w))
             elif i in self.dots:
                 self._dot(i)
+            elif i.op is OPS["take"] and self.scatters and self._shares_list(i):
+                self._gather(i)
             else:
                 kept = self._kept(i)
                 if len(kept):
@@ -143,25 +159,34 @@ class Tabulation:
         """
         tape = self.tape
         results = np.concatenate((reduced, examples))
+        once = single_use(tape, results)
         single, self.factors = single_use_products(tape, results)
         single &= ~tape.uniform
+        ends = np.zeros(tape.size, bool)                     # rows that only a sum over the batch reads
+        ends[reduced] = once[reduced]
+        self.hot = OneHot(tape, once, ends) if self.scatters else None
+        hot = np.zeros(tape.size, bool) if self.hot is None else self.hot.rows
         self.absorbed = np.zeros(tape.size + 1, bool)
+        sums = np.zeros(tape.size, bool)
         for i in tape.instructions:
             if i.op is OPS["sum"] and not i.uniform and i.segments is not None:
                 good = single[i.segments.elements]
-                if 2 * good.sum() >= len(good):
+                if 2 * (good | hot[i.segments.elements]).sum() >= len(good):
                     self.dots.add(i)
+                    sums[i.lo:i.hi] = True
                     self.absorbed[i.segments.elements[good]] = True
+            elif i.op is OPS["add"] and (hot[i.args[0]] & hot[i.args[1]]).any():
+                sums[i.lo:i.hi] = hot[i.args[0]] & hot[i.args[1]]
         self.absorbed[reduced[single[reduced]]] = True
-        self.summed = np.zeros(tape.size + 1, bool)          # rows whose terms a sum over the batch adds up
-        sums = np.zeros(tape.size, bool)
-        for i in self.dots:
-            sums[i.lo:i.hi] = True
-        self.summed[reduced[(sums & single_use(tape, results))[reduced]]] = True
+        self.summed = np.append(sums & ends, False)          # rows whose terms a sum over the batch adds up
+        if self.hot is not None:
+            self.hot.settle(ends, self.summed)
         a, x = np.full(tape.size + 1, self.one, np.int32), np.arange(tape.size + 1, dtype=np.int32)
         stands = np.flatnonzero(self.absorbed)
         a[stands], x[stands] = self.factors[:, stands]
         self.absorbed |= self.summed
+        if self.hot is not None:
+            self.absorbed[:-1] |= self.hot.never_stored(results)
         swapped = self.uniform[x]
         self.a, self.x = np.where(swapped, x, a), np.where(swapped, a, x)
 
@@ -219,6 +244,19 @@ class Tabulation:
             mine += [lists.start + np.int32(first), rows(lists.elements)]
         return (CODE[i.op], int(lo), int(lo) + len(kept), t.put(*mine), 0)
 
+    def _shares_list(self, i: Instruction) -> bool:
+        return i.segments is not None and bool(self.uniform[i.segments.elements].all())
+
+    def _gather(self, i: Instruction) -> None:
+        """Elements of lists of shared numbers, which so need no rows of the examples' own."""
+        kept = self._kept(i)
+        if len(kept):
+            assert i.segments is not None
+            lists, lo = i.segments.select(kept), int(self.v[i.lo + kept[0]])
+            index = self._in_v(i.args[0][kept])
+            at = self.tables.put(index, lists.start + np.int32(len(index) + len(lists.start)), self.w[lists.elements])
+            self.tables.lines.append((GATHER, lo, lo + len(kept), at, 0))
+
     def _dot(self, i: Instruction) -> None:
         """Sums of products: blocks of up to four that share their list of x, or one by one."""
         assert i.segments is not None
@@ -266,12 +304,22 @@ class Tabulation:
                 rows.append(lists.elements)
                 places.append(np.repeat(mine, np.diff(lists.start)))
                 positions.append(lists.positions())
+            elif i.op is OPS["add"] and self.summed[i.lo:i.hi].any():
+                mine = np.flatnonzero(self.summed[reduced] & (reduced >= i.lo) & (reduced < i.hi))
+                for position, terms in enumerate(i.args):
+                    rows.append(terms[reduced[mine] - i.lo])
+                    places.append(mine)
+                    positions.append(np.full(len(mine), position, np.int32))
         place = np.concatenate(places).astype(np.int32)
         order = np.lexsort((place, np.concatenate(positions)))
         return np.concatenate(rows)[order], place[order]
 
     def _reductions(self, rows: Rows, places: Rows) -> None:
         """Sums over the batch: runs of products with one common factor, in blocks of four over the same others; the rest."""
+        if self.hot is not None:
+            hot = self.hot.rows[rows]
+            self._scatters(self.hot, rows[hot], places[hot])
+            rows, places = rows[~hot], places[~hot]
         blocks, plain = outer_products(rows, places, self.absorbed[rows], self.factors)
         t = self.tables
         for block in blocks:
@@ -286,12 +334,100 @@ class Tabulation:
             t.reductions.append((0, int(plain.sum()), at))
 
 
+    def _scatters(self, hot: OneHot, rows: Rows, places: Rows) -> None:
+        """Sums over the batch of rows that are a cotangent where an index is their own."""
+        kinds, kind = np.unique(np.stack((hot.index[rows], hot.cotangent[rows])), axis=1, return_inverse=True)
+        order = np.argsort(kind.reshape(-1), kind="stable")
+        bounds = np.searchsorted(kind.reshape(-1)[order], np.arange(kinds.shape[1] + 1))
+        for k, (index, cotangent) in enumerate(kinds.T.tolist()):
+            mine = order[bounds[k]:bounds[k + 1]]
+            for again in _each_once(hot.position[rows[mine]]):
+                some = mine[again]
+                targets = np.full(int(hot.position[rows[some]].max()) + 1, -1, np.int32)
+                targets[hot.position[rows[some]]] = places[some]
+                at = self.tables.put(self._in_v(np.array([index, cotangent], np.int32)), targets)
+                self.tables.reductions.append((-1, len(targets), at))
+
+
+class OneHot:
+    """Rows that are a cotangent where an index has one value, and else 0.
+
+    rows: which are, and are read by nothing but a sum over the batch, or by sums that only it reads; index, cotangent,
+    position: of each row that is.
+    """
+
+    def __init__(self, tape: Tape, once: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]):
+        self._tape = tape
+        value = np.full(tape.size, np.nan)
+        value[list(tape.constants)] = list(tape.constants.values())
+        whole = (value >= 0) & (np.floor(value) == value) & (value < 2**31 - 1)
+        compared, number = np.full(tape.size, -1, np.int32), np.zeros(tape.size, np.int32)
+        self.index, self.cotangent, self.position = (np.full(tape.size, -1, np.int32) for _ in range(3))
+        self._condition = np.full(tape.size, -1, np.int32)
+        zero = tape.known_constant(0.0)
+        for i in tape.instructions:
+            if i.op is OPS["eq"] and not i.uniform:
+                good = whole[i.args[1]]
+                compared[i.lo:i.hi][good] = i.args[0][good]
+                number[i.lo:i.hi][good] = value[i.args[1][good]].astype(np.int32)
+            elif i.op is OPS["where"] and not i.uniform:
+                condition, cotangent, other = i.args
+                good = (compared[condition] >= 0) & (other == zero) & once[i.lo:i.hi]
+                rows = np.flatnonzero(good) + i.lo
+                self.index[rows], self.position[rows] = compared[condition[good]], number[condition[good]]
+                self.cotangent[rows], self._condition[rows] = cotangent[good], condition[good]
+        self.rows = self.index >= 0
+        self.settle(ends, ends)
+        self._drop_few()
+
+    def settle(self, ends: npt.NDArray[np.bool_], summed: npt.NDArray[np.bool_]) -> None:
+        """Keep those that only the batch's sums read (`ends`), or sums (`summed`) whose terms these add up."""
+        read = ends.copy()
+        for i in self._tape.instructions:
+            if i.op is OPS["sum"] and i.segments is not None:
+                read[i.segments.elements] |= np.repeat(summed[i.lo:i.hi], np.diff(i.segments.start))
+            elif i.op is OPS["add"]:
+                for operand in i.args:
+                    read[operand[summed[i.lo:i.hi]]] = True
+        self.rows &= read
+
+    def _drop_few(self) -> None:
+        """Keep those of which an index and a cotangent have many, near each other."""
+        found = np.flatnonzero(self.rows)
+        if len(found):
+            kinds = np.stack((self.index[found], self.cotangent[found]))
+            _, kind, counts = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
+            kind = kind.reshape(-1)
+            near = self.position[found] < 2 * counts[kind]
+            many = np.bincount(kind[near], minlength=len(counts)) >= SCATTERED
+            self.rows[found] = near & many[kind]
+
+    def never_stored(self, results: Rows) -> npt.NDArray[np.bool_]:
+        """These rows, and the conditions that only they read."""
+        size = self._tape.size
+        operands = [rows for i in self._tape.instructions for rows in i.operands()]
+        read = np.bincount(np.concatenate([results, *operands]), minlength=size)
+        by_these = np.bincount(self._condition[self.rows], minlength=size)
+        stored: npt.NDArray[np.bool_] = ~self.rows & ((by_these == 0) | (by_these < read))
+        return ~stored
+
+
+def _each_once(numbers: Rows) -> list[npt.NDArray[np.intp]]:
+    """The places of numbers, so that each number stands once in a part."""
+    parts, left = [], np.arange(len(numbers))
+    while len(left):
+        _, first = np.unique(numbers[left], return_index=True)
+        parts.append(left[first])
+        left = np.delete(left, first)
+    return parts
+
+
 def _share_rows(t: Tables) -> None:
     """Let lines write rows that no later line reads: what lives at once is a fraction of what is written."""
     operands = t.operands
     lines = [_row_operands(line, operands) for line in t.lines]
-    reductions = [[slice(at, at + rows), slice(at + 2 * rows, at + 2 * rows + n)] if rows else [slice(at, at + n)]
-                  for rows, n, at in t.reductions]
+    reductions = [[slice(at, at + rows), slice(at + 2 * rows, at + 2 * rows + n)] if rows > 0 else
+                  [slice(at, at + (n if rows == 0 else 2))] for rows, n, at in t.reductions]
     kept = [np.array(t.out_rows, np.int32), *(operands[s] for slices in reductions for s in slices)]
     place, size = allocate(t.v_size, len(t.in_rows), [(lo, hi) for _, lo, hi, _, _ in t.lines],
                            [np.concatenate([operands[s] for s in slices]) for slices in lines], np.concatenate(kept))
@@ -313,7 +449,7 @@ def _row_operands(line: tuple[int, ...], operands: Rows) -> list[slice]:
         return [slice(int(operands[at]), int(operands[at + width]))]
     if kind == TAKE:
         return [slice(at, at + width), slice(int(operands[at + width]), int(operands[at + 2 * width]))]
-    return [slice(at, at + (length if kind == DOT else 2 * length))]
+    return [slice(at, at + (width if kind == GATHER else length if kind == DOT else 2 * length))]
 
 
 def _run_ends(numbers: Rows, broken: npt.NDArray[np.bool_]) -> list[int]:

@@ -86,6 +86,7 @@ class Tape:
         self.constants: dict[int, float] = {}               # row -> value
         self.where: dict[int, Location] = {}                # row -> the user's line it came from
         self.derivatives: int | None = None                 # the first instruction of the gradient, if there is one
+        self.derived: dict[int, Rows] = {}                  # of those, by number, the rows whose derivatives they are
         self._constant_rows: dict[bytes, int] = {}
         self._owner, self._boolean, self._uniform = _Column(np.int32), _Column(np.bool_), _Column(np.bool_)
         self._extend(len(self.inputs), -1, np.array(boolean, bool), shared)
