@@ -80,6 +80,16 @@ def paths(structure: Any, names: Sequence[str]) -> list[str]:
 
 def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArray:
     """A leaf as an array of numbers (an eager Value as its data), where it lies; raises DtypeError for anything else."""
+    array = read_array(leaf, path)
+    if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
+        raise errors.DtypeError(errors.explain(
+            f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
+            "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
+    return array
+
+
+def read_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArray:
+    """A leaf as an array of any dtype, where it lies; raises DtypeError for what is none, DataError for masked elements."""
     if isinstance(leaf, Value):
         leaf = leaf.data
     # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
@@ -93,10 +103,10 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
                 f"argument {path()}, a {type(leaf).__name__}, cannot be read as an array of numbers: {error}", None,
                 "Pass numbers in the CPU's memory. Of a PyTorch tensor: tensor.detach().cpu(), or take part in its graph "
                 "with jitgrad.bridges.torch_function.")) from None
-    if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
-        raise errors.DtypeError(errors.explain(
-            f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
-            "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
+    if isinstance(leaf, np.ma.MaskedArray) and (missing := int(np.ma.getmaskarray(leaf).sum())):
+        raise errors.DataError(errors.explain(
+            f"argument {path()} is a masked array, of which {missing:,} elements are missing.", None,
+            "Leave such examples out, or fill them: array.filled(0.0)."))
     return array
 
 

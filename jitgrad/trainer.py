@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jitgrad import optim
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.batches import Batches, Noise
-from jitgrad.errors import NonFiniteError, explain
+from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.examples import Examples, Update, check_finite
 from jitgrad.history import ALL_EPOCHS, CALLBACK, PATIENCE, Epoch, FitResult, History
 from jitgrad.loop import Loop
@@ -59,6 +59,9 @@ class Trainer:
 
     def __init__(self, optimizer: optim.Optimizer, params: Tree) -> None:
         leaves, spec = optim.parameters(params)
+        if not sum(map(np.size, leaves)):
+            raise ArgumentError(explain("There is nothing to train: params holds no numbers.", f"params={params!r}",
+                                        "Pass the arrays that the objective computes with."))
         self.optimizer, self.rule, self.layout = optimizer, optimizer.rule, Raveled.of(leaves, spec)
         # One vector per dtype instead of the tree: an update then costs the same few NumPy calls for any model.
         vectors = self.layout.pack(leaves)
