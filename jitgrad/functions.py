@@ -143,11 +143,13 @@ def take(rows: Any, index: Any) -> Any:
     if isinstance(index, Traced) and index.node.kind == "real":
         raise errors.TraceError(errors.explain("take() by a real number.", errors.user_location(),
                                                "Pass the index as an integer argument (an array of an integer dtype)."))
-    holds = (index >= 0) & (index < n)
-    require(holds, index, f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
-            "Check the class indices, and that the rows are as many as the classes.")
+    wrong = (f"an index must be a whole number from 0 to {n - 1}; got {{value}}",
+             "Check the class indices, and that the rows are as many as the classes.")
+    require((index >= 0) & (index < n), index, *wrong)
     if not isinstance(index, Traced):
-        return rows[int(index.data if isinstance(index, Value) else index)]
+        number = index.data if isinstance(index, Value) else index
+        require(number == int(number), index, *wrong)
+        return rows[int(number)]
     table = objects(rows) if isinstance(rows, list | tuple) else rows
     if table.ndim == 1:
         return apply(OPS["take"], index, *table)

@@ -225,7 +225,7 @@ def _indices(subset: Any, count: int) -> npt.NDArray[np.intp]:
 
 def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
     unknown = [name for name in grid if name not in SETTINGS]
-    if unknown or not grid or not all(len(values) for values in grid.values()):
+    if unknown or not grid or not all(hasattr(values, "__len__") and len(values) for values in grid.values()):
         raise ArgumentError(explain(
             "A sweep's grid names settings and lists at least one value for each.", f"grid={dict(grid)!r}",
             f"Choose from {', '.join(SETTINGS)}, for example grid={{'seed': range(10)}}."))

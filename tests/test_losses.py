@@ -260,6 +260,14 @@ def test_a_wrong_label_is_named_eagerly(name: str) -> None:
         loss(first[2], labels[2])
 
 
+@pytest.mark.parametrize("label", [1.5, np.float32(0.5), Value(1.5), -0.5, float("nan")])
+def test_a_class_between_two_is_no_class(label: Any) -> None:
+    with pytest.raises(errors.LabelError, match="an index must be a whole number from 0 to 2; got"):
+        losses.cross_entropy([1.0, 2.0, 3.0], label)
+    with pytest.raises(errors.LabelError, match="an index must be a whole number from 0 to 2; got"):
+        jg.take(np.eye(3), [1, label])
+
+
 def test_a_label_out_of_a_long_batch_is_found() -> None:
     labels = np.ones(20_000)
     labels[17_321] = 3.0
