@@ -151,7 +151,12 @@ class Transformed:
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         if self._signature is None:
             return args
-        call = self._signature.bind(*args, **kwargs)
+        try:
+            call = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise errors.CallError(errors.explain(
+                f"{self.__name__}({', '.join(self._signature.parameters)}) was called with {len(args) + len(kwargs)} "
+                f"arguments: {error}.", None, "Pass what the function of one example takes, batched.")) from None
         if call.kwargs:
             raise errors.ArgumentError(f"keyword-only arguments ({', '.join(call.kwargs)}) cannot be traced; "
                                        f"make them positional or close over them")

@@ -85,12 +85,25 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
     A Value is a real number, as its gradient is, also where it holds an int: micrograd's biases begin as Value(0).
     """
     _refuse_traced(leaf, path)
+    array = read_array(leaf, path)
+    if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
+        raise errors.DtypeError(errors.explain(
+            f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
+            "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
+    return array
+
+
+def read_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArray:
+    """A leaf as an array of any dtype, where it lies; raises DtypeError for what is none, DataError for masked elements."""
     if isinstance(leaf, Value):
         leaf = float(leaf.data) if isinstance(leaf.data, int) else leaf.data
-    if isinstance(leaf, np.ma.MaskedArray):
-        raise errors.DtypeError(errors.explain(
-            f"argument {path()} is a masked array, whose masked entries hold numbers that mean nothing.", None,
-            "Pass array.filled(number), or the mask as an argument of its own: jg.where(mask, …, …)."))
+    # By name: numpy.ma takes longer to import than all of this.
+    if any(cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma") for cls in type(leaf).__mro__):
+        if missing := int(np.broadcast_to(leaf.mask, leaf.shape).sum()):
+            raise errors.DataError(errors.explain(
+                f"argument {path()} is a masked array, of which {missing:,} elements are missing.", None,
+                "Leave such examples out, pass array.filled(number), or the mask as an argument of its own: "
+                "jg.where(mask, …, …)."))
     # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
     array = np.asarray(leaf) if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
@@ -102,10 +115,6 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
                 f"argument {path()}, a {type(leaf).__name__}, cannot be read as an array of numbers: {error}", None,
                 "Pass numbers in the CPU's memory. Of a PyTorch tensor: tensor.detach().cpu(), or take part in its graph "
                 "with jitgrad.bridges.torch_function.")) from None
-    if array.dtype.kind not in _KINDS or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
-        raise errors.DtypeError(errors.explain(
-            f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
-            "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
     return array
 
 

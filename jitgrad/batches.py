@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jitgrad.api import Transformed
-from jitgrad.arguments import Axes, flatten, unflatten
-from jitgrad.backends.device_arrays import DeviceArray, borrow, on_host
+from jitgrad.arguments import Axes, flatten, read_array, unflatten
+from jitgrad.backends.device_arrays import DeviceArray, on_host
 from jitgrad.blocks import between
 from jitgrad.errors import ArgumentError, DataError, ShapeError, explain
 from jitgrad.examples import FINITE_ADVICE, Examples, Step, Update, check_finite, check_kind
@@ -44,7 +44,7 @@ class Batches(Examples):
         _, structure = flatten((params, *trees))
         axes = Axes(in_axes, (0,)).of((params, *trees), structure)
         leaves, self._spec = flatten(trees)
-        self._arrays = [_array(leaf) for leaf in leaves]
+        self._arrays = [read_array(leaf, partial(leaf_path, name, self._spec, k)) for k, leaf in enumerate(leaves)]
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
         for position, array in enumerate(self._arrays):
@@ -134,9 +134,9 @@ class Batches(Examples):
         """All examples, in their order, as the caller's own arrays."""
         return self._unflatten(self._arrays)
 
-    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> Any:
         """A metric of the caller's own arrays; of those on a GPU, of copies in the host's memory."""
-        return float(metric(params, *self._on_host))
+        return metric(params, *self._on_host)
 
     @cached_property
     def _on_host(self) -> tuple[Tree, ...]:
@@ -197,11 +197,6 @@ class _Part(Batches):
     @property
     def examples(self) -> npt.NDArray[np.intp]:
         return self._whole.examples[self._numbers]
-
-
-def _array(leaf: Any) -> Array | DeviceArray:
-    found = None if isinstance(leaf, np.ndarray) else borrow(leaf)
-    return np.asarray(leaf) if found is None else found
 
 
 def _take(array: Array | DeviceArray, examples: npt.NDArray[np.intp], axis: int) -> Array | DeviceArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import os
@@ -61,6 +62,7 @@ def find(target: str, argnums: tuple[int, ...] | None = None, seed: int = 0) -> 
             explain(f"There is no function {name!r} in the file.", path,
                     f"It defines: {', '.join(functions) or 'none'}.")
         )
+    function = _explained(function, path, name)
     for origin in (f"{name}_args", "example_args"):
         if not hasattr(module, origin):
             continue
@@ -118,6 +120,14 @@ def _load(path: str) -> ModuleType:
     finally:
         sys.path.pop(0)
     return module
+
+
+def _explained(function: Callable[..., Any], path: str, name: str) -> Callable[..., Any]:
+    """The function, with what it raises as an error that quotes its line."""
+    @functools.wraps(function)
+    def guarded(*args: Any) -> Any:
+        return _guarded(lambda: function(*args), path, f"calling {name}()")
+    return guarded
 
 
 def _guarded(action: Callable[[], Any], path: str, doing: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ LIMIT = 400                                # Values or nodes; beyond, no one fin
 
 _FONT, _FONT_SIZE, _CHARACTER, _LINE, _PADDING = "monospace", 12, 7.3, 15.0, 7.0
 _MARGIN, _LONGEST = 12.0, 40
+_NO_LETTER = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML has no place for
 # (fill, outline, the same in dot's words)
 _STYLES = {
     "leaf": ("#dfeaf8", "#2f6db3", "box"),
@@ -169,7 +171,7 @@ def draw(what: Any, form: str | None = None, *, layout: str = "auto", limit: int
     if len(recorders) > 1:
         raise ArgumentError("draw() takes traced Values of one function, and no eager ones beside them")
     sketch = _values(roots, limit) if recorders == {None} else _traced(roots, limit)
-    title = " and ".join(v.label for v in roots if v.label)
+    title = " and ".join(_NO_LETTER.sub("\N{REPLACEMENT CHARACTER}", v.label) for v in roots if v.label)
     return Drawing(title or "expression", sketch.boxes, sketch.edges, layout)
 
 
@@ -180,7 +182,8 @@ class _Sketch:
 
     def box(self, kind: str, *lines: str, note: str = "") -> int:
         """Add a box; returns its number."""
-        shown = tuple(line if len(line) <= _LONGEST else line[:_LONGEST - 1] + "…" for line in lines)
+        letters = [_NO_LETTER.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines]
+        shown = tuple(line if len(line) <= _LONGEST else line[:_LONGEST - 1] + "…" for line in letters)
         self.boxes.append(Box(shown, kind, note))
         return len(self.boxes) - 1
 

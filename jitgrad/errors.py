@@ -43,6 +43,10 @@ class ArgumentError(JitgradError, ValueError):
     """An option has a value jitgrad does not know."""
 
 
+class CallError(JitgradError, TypeError):
+    """A function was called with arguments that it does not take."""
+
+
 class LabelError(JitgradError, ValueError):
     """A class label or index outside what the loss is defined for."""
 

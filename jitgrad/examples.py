@@ -46,7 +46,7 @@ class Examples(ABC):
         """What must be equal in a training that goes on with these examples, in a form that JSON keeps."""
 
     @abstractmethod
-    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> Any:
         """metric(params, *data) of whole arrays."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jitgrad.data import Dataset, split
-from jitgrad.errors import ArgumentError, explain
+from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.layers import ACTIVATIONS
 from jitgrad.recipes import Recipe, Task, Training, optimizer
 from jitgrad.sweeps import Model, sweep
@@ -166,7 +166,7 @@ def run(dataset: Dataset, recipe: Recipe, grid: Mapping[str, Sequence[Any]], pro
     found.sort(key=lambda pair: pair[0].loss)               # stable: of equals the first of the grid
     best, best_recipe = found[0]
     if best.error is not None:
-        raise best.error
+        raise NonFiniteError(explain(f"All {len(found)} models diverged; the first:", None, str(best.error)))
     assert best.result is not None
     measured = Task.of(dataset, replace(best_recipe, validation=recipe.validation)).finished(best.result)
     return Swept(tuple(model for model, _ in found), measured, len(validating))

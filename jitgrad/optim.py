@@ -330,14 +330,15 @@ def parameters(params: Tree) -> tuple[list[Leaf], Structure]:
 def check_parameters(leaves: Sequence[Leaf], spec: Structure) -> None:
     """Raise DtypeError for a leaf that is not a real floating-point number."""
     for position, leaf in enumerate(leaves):
-        if type(leaf) is float or getattr(getattr(leaf, "dtype", None), "kind", "") == "f":
+        if type(leaf) is float or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind == "f"):
             continue
-        kind = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+        kind = str(leaf.dtype) if isinstance(leaf, np.ndarray | np.generic) else type(leaf).__name__
         raise DtypeError(
             explain(
                 f"A parameter has type {kind}, which cannot be trained.",
                 leaf_path("params", spec, position),
-                "Parameters are floats or floating-point NumPy arrays: write 0.0 for 0, or use array.astype(float).",
+                "Parameters are floats or floating-point NumPy arrays: write 0.0 for 0, or use array.astype(float), or "
+                "np.asarray(array) for another library's.",
             )
         )
 

@@ -70,10 +70,10 @@ class Partitioned(Examples):
         """The dtype and shape of every array, and the examples of each partition."""
         return [*self._partitions.kinds, ("partitions", list(self._partitions.chunks))]
 
-    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> Any:
         """A metric of the caller's own Dask arrays, computed by the same workers."""
         with self._partitions.as_current():
-            return float(metric(params, *self._data))
+            return metric(params, *self._data)
 
     def mean(self, loss: Transformed, params: Tree) -> float:
         """The mean of a jit over all examples."""

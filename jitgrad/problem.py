@@ -40,7 +40,7 @@ class Evaluation:
         if loss is not None and not math.isfinite(loss):
             raise NonFiniteError(explain(f"The validation loss became {loss} after epoch {epoch}.", None,
                                          "The validation examples may lie far from the training's; standardise both alike."))
-        return loss, {name: self._examples.measure(metric, params) for name, metric in self._metrics.items()}
+        return loss, {name: _number(name, self._examples.measure(metric, params)) for name, metric in self._metrics.items()}
 
 
 class Problem:
@@ -141,6 +141,8 @@ class Problem:
                 raise ArgumentError(explain(f"validation has {given} arguments where data has {arguments}.",
                                             None, "Pass the same arguments for other examples: (X, Y)."))
             measured = self._examples(params, self._validation, "validation")
+            if self._loss is not None and isinstance(measured, Batches):
+                self._loss.layout((params, *measured.between(0, 1)))    # now: what does not fit costs no epoch
         return batches, Evaluation(self._loss, self._metrics, measured)
 
 
@@ -155,7 +157,18 @@ def _checked(validation: Any) -> Any:
                                 f"validation={shown}", "Write (X, Y), or for example 0.2."))
 
 
+def _number(name: str, measured: Any) -> float:
+    try:
+        return float(measured)
+    except (TypeError, ValueError):
+        raise ArgumentError(explain(f"The metric {name!r} is no number.", f"it returned {measured!r}"[:300],
+                                    "A metric takes (params, *data) and returns one number of all examples.")) from None
+
+
 def _callables(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
+    if not isinstance(metrics, Mapping | None):
+        raise ArgumentError(explain("metrics must be a dict, a name for each function.", f"metrics={metrics!r}"[:300],
+                                    "Write for example metrics={'r2': jg.metrics.r2(predict)}."))
     found = dict(metrics or {})
     for name, metric in found.items():
         if not callable(metric):

@@ -130,7 +130,7 @@ class Mapped(Blocked):
         """The dtype and shape of every array, and that they are read in blocks."""
         return [*self._batches.kinds(), ("blocks", [len(self.bounds)])]
 
-    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> Any:
         """A metric of the caller's own memory maps."""
         return self._batches.measure(metric, params)
 
@@ -214,7 +214,7 @@ class _TableRows(Blocked):
         return [(inputs.str, [self.count, len(self._table.features)]), (targets.str, [self.count]),
                 ("blocks", [hi - lo for lo, hi in self.bounds])]
 
-    def measure(self, metric: Callable[..., Any], params: Tree) -> float:
+    def measure(self, metric: Callable[..., Any], params: Tree) -> Any:
         """Metrics are of whole arrays."""
         raise ArgumentError(explain("A table is not read as a whole, and metrics are of whole arrays.", None,
                                     "Pass validation=(X, y) that fit in memory."))

@@ -138,7 +138,7 @@ class Grid:
 
     def __init__(self, grid: Mapping[str, Sequence[Any]]):
         unknown = [name for name in grid if name not in SETTINGS]
-        if unknown or not grid or not all(len(values) for values in grid.values()):
+        if unknown or not grid or not all(hasattr(values, "__len__") and len(values) for values in grid.values()):
             raise ArgumentError(explain(
                 "A sweep's grid names settings and lists at least one value for each.", f"grid={dict(grid)!r}",
                 f"Choose from {', '.join(SETTINGS)}, for example grid={{'seed': range(10)}}."))

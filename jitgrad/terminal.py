@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jitgrad.errors import JitgradError, MissingPackageError, require
+from jitgrad.errors import ArgumentError, JitgradError, MissingPackageError, explain, require
 
 if TYPE_CHECKING:
     from jitgrad.data import Dataset
@@ -95,6 +95,18 @@ def print_json(record: dict[str, Any]) -> None:
     typer.echo(json.dumps(record, indent=2, allow_nan=False))
 
 
+def print_table(text: str) -> None:
+    """A table for other programs, whole or not at all. Raises ArgumentError where the terminal cannot write a letter."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(explain(f"The table has {text[error.start]!r}, which standard output cannot write.",
+                                    f"its encoding is {encoding}",
+                                    "Write the table to a file with --out, or set PYTHONUTF8=1.")) from None
+    typer.echo(text, nl=False)
+
+
 def console() -> Console:
     """Standard output."""
     # Made anew each time: sys.stdout may have been replaced since import. A pipe gets lines as long as they are.
@@ -106,14 +118,16 @@ def reporting(as_json: bool) -> Iterator[None]:
     """Turn errors that the user can mend into their own text and exit status 1, without a traceback."""
     try:
         yield
-    except BrokenPipeError:                                 # `jitgrad … | head`: typer ends in silence
+    except (BrokenPipeError, typer.Exit, typer.BadParameter):   # `jitgrad … | head`, and ends that typer knows
         raise
-    except (JitgradError, OSError) as error:
-        if as_json:
-            print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
-        else:
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         raise typer.Exit(130) from None
+    except Exception as error:
+        if as_json:
+            print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
+        if not isinstance(error, JitgradError | OSError):
+            raise                                           # an error of jitgrad's own: its traceback is wanted
+        if not as_json:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(1) from None

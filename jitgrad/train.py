@@ -116,6 +116,9 @@ def fit(
                      epochs=epochs, batch_size=batch_size, l1=l1, l2=l2, clip_norm=clip_norm, patience=patience,
                      progress=progress, **options)
     settings = Settings(optimizer, epochs, batch_size, seed, l1, l2, clip_norm, patience, average_every).checked()
+    if callback is not None and not callable(callback):
+        raise ArgumentError(explain("callback must be a function (epoch, params).", f"callback={callback!r}",
+                                    "Write for example callback=lambda epoch, params: epoch.loss < 0.01."))
     every = positive("every", every, "the number of epochs between checkpoints")
     if resume and checkpoint is None:
         raise ArgumentError(explain("resume=True needs to know what to go on from.", None, "Pass checkpoint, a path."))

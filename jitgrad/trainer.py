@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jitgrad import optim
 from jitgrad.arguments import flatten, unflatten
 from jitgrad.batches import Batches, Noise
-from jitgrad.errors import NonFiniteError, explain
+from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.examples import Examples, Update, check_finite
 from jitgrad.history import ALL_EPOCHS, CALLBACK, PATIENCE, Epoch, FitResult, History
 from jitgrad.loop import Loop
@@ -58,7 +58,7 @@ class Starts(NamedTuple):
 def starts(trees: Iterable[Tree]) -> tuple[list[Starts], list[tuple[int, int]]]:
     """Trees of parameters by their layouts, and of each tree (the number of its layout, its row there).
 
-    raises: DtypeError, DataError for a tree that training cannot begin with, naming the leaf
+    raises: ArgumentError, DtypeError, DataError for a tree that training cannot begin with, naming the leaf
     """
     kinds: dict[Any, tuple[int, list[list[Any]]]] = {}
     places = []
@@ -71,6 +71,9 @@ def starts(trees: Iterable[Tree]) -> tuple[list[Starts], list[tuple[int, int]]]:
     found = []
     for (spec, *_), (_, members) in kinds.items():
         optim.check_parameters(members[0], spec)
+        if not sum(map(np.size, members[0])):
+            raise ArgumentError(explain("There is nothing to train: params holds no numbers.", f"params={tree!r}",
+                                        "Pass the arrays that the objective computes with."))
         layout = Raveled.of(members[0], spec)
         found.append(Starts(layout, layout.pack_all(members)))
         if not all(np.isfinite(table).all() for table in found[-1].tables):

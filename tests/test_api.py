@@ -278,8 +278,13 @@ def test_keyword_arguments_and_defaults() -> None:
     shared = jg.value_and_grad(loss, in_axes=(None, 0, None), device="interpret")
     assert shared(3.0, np.ones(2), scale=5.0)[0] == 15.0
     assert step.__name__ == "loss"
-    with pytest.raises(TypeError):
+    with pytest.raises(errors.CallError, match=r"loss\(w.*\) was called with 1 arguments: missing a required argument: 'x'"):
         step(3.0)
+    assert issubclass(errors.CallError, TypeError)
+    masked = np.ma.masked_greater(np.arange(4.0), 2.5)
+    with pytest.raises(errors.DataError, match="argument x is a masked array, of which 1 elements are missing"):
+        step(3.0, masked)
+    assert step(3.0, masked[:3])[0] == 6.0
     with pytest.raises(errors.ArgumentError, match="keyword-only"):
         jg.jit(lambda x, *, k: x * k, device="interpret")(1.0, k=2.0)
 

@@ -186,6 +186,37 @@ def test_a_failing_command_says_so_in_json(command: tuple[str, ...], monkeypatch
     assert set(record["error"]) == {"type", "message"}
 
 
+def test_an_error_of_our_own_is_a_traceback_and_json_too(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise KeyError("lost")
+    monkeypatch.setattr("jitgrad.backends.devices", broken)
+    result = CliRunner().invoke(jitgrad.cli.app, ["devices", "--json"])
+    assert isinstance(result.exception, KeyError)
+    assert json.loads(result.stdout)["error"] == {"type": "KeyError", "message": "'lost'"}
+
+
+def test_a_terminal_without_some_letters():
+    """Help, a source line and a category that ASCII or Latin-1 cannot write."""
+    Path("model.py").write_text("def square(w): return w * w  # größer als Ω\n", encoding="utf-8")
+    Path("table.csv").write_text("size,town\n" + "".join(f"{k},{'ΩÄ'[k % 2]}\n" for k in range(20)), encoding="utf-8")
+
+    def ended(*args: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "-m", "jitgrad", *args], capture_output=True, encoding="latin-1",
+                              env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)})
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+    assert ended("train", "--help")[0] == 0
+    status, said, _ = ended("show", "model.py:square", "--no-measure", "--device", "interpret")
+    assert status == 0
+    assert "größer als ?" in said
+    status, said, _ = ended("train", "table.csv", "--target", "town", *QUICK, "--out", "model")
+    assert status == 0
+    assert "2 classes: Ä, ?" in said
+    status, said, error = ended("predict", "model", "table.csv")
+    assert (status, said) == (1, "")
+    assert "PYTHONUTF8=1" in error
+
+
 # --- completion -----------------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ def smooth(a, b, c=2.0):
     return jg.exp(a) * jg.sin(b) + c
 def variadic(*values):
     return values[0]
+def slip(a): return a.exp() + a.nope
 """
 
 
@@ -145,6 +146,7 @@ def test_check_fails_with_1_when_the_referee_disagrees():
         ("models/model.py:listed", ["listed_args must be a tuple", "not list"]),
         ("models/model.py:failing", ["ZeroDivisionError", "model.py:36:  return 1 // 0"]),
         ("models/model.py:wobble", ["TraceError", "model.py", "if x > 0"]),
+        ("scalars.py:slip", ["AttributeError", "calling slip()", "scalars.py:7:  def slip(a): return a.exp() + a.nope"]),
         ("scalars.py:variadic", ["variadic_args"]),
         ("broken.py:f", ["SyntaxError", "broken.py"]),
         ("raises.py:f", ["KeyError", "raises.py:2:  {}['x']"]),

@@ -90,7 +90,7 @@ def test_a_model_that_diverges_is_last_and_all_of_them_an_error():
     assert swept.diverged == 1
     assert [model.settings["learning_rate"] for model in swept.models] == [0.01, 1e300]
     assert "error" in swept.as_json()["models"][1]
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match=r"(?s)All 1 models diverged.*became"):
         grids.run(regression, recipe, {"learning_rate": (1e300,)}, progress=False)
 
 

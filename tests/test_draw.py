@@ -115,6 +115,14 @@ def test_values_made_by_hand_and_whole_kernels_have_their_parents():
     assert {lines[0] for lines in operands(own(total), "fused")} == {"a", "b"}
 
 
+def test_a_label_of_any_characters_is_well_formed():
+    result = Value(1.0, label="a\x00<\ud800>ü\n\"") * 2.0
+    result.label = "\x07"
+    for drawing in (own(result), jg.draw(result)):
+        words = "".join(ElementTree.fromstring(drawing.svg.encode()).itertext())
+        assert 'a\N{REPLACEMENT CHARACTER}<\N{REPLACEMENT CHARACTER}>ü\N{REPLACEMENT CHARACTER}"' in words
+
+
 def test_several_roots_share_a_picture():
     x = Value(1.0, label="x")
     p, q = x + 1, x * 2

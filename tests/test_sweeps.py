@@ -165,7 +165,7 @@ def test_other_errors_end_the_sweep() -> None:
         jg.sweep(wrong, start, data(), grid={"seed": range(6)}, **COMMON)
 
 
-@pytest.mark.parametrize("grid", [{}, {"sead": [1]}, {"seed": []}])
+@pytest.mark.parametrize("grid", [{}, {"sead": [1]}, {"seed": []}, {"seed": 3}, {"seed": iter([3])}])
 def test_a_wrong_grid_is_refused(grid: Any) -> None:
     with pytest.raises(errors.ArgumentError, match="optimizer, seed, batch_size"):
         jg.sweep(line, start(0), data(), grid=grid)

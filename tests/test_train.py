@@ -8,6 +8,7 @@ import re
 import sys
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from jitgrad import examples, losses, optim
 from jitgrad.batches import Batches
 from jitgrad.errors import (
     ArgumentError,
+    CallError,
     DataError,
     DeviceError,
     DtypeError,
@@ -263,6 +265,9 @@ def with_nan(*index: int, value: float = np.nan) -> np.ndarray:
         ((X, Y.astype(object)), {}, DtypeError, ["data[1]", "objects"]),
         ((X + 0j, Y), {}, DtypeError, ["data[0]", "complex"]),
         ((X.astype(np.float16), Y), {}, DtypeError, ["data[0]", "float16"]),
+        ((np.ma.masked_greater(X, 1.0), Y), {}, DataError, ["data[0]", "masked"]),
+        ((X, Y), {"callback": "print"}, ArgumentError, ["callback='print'"]),
+        ((X, Y), {"metrics": [max]}, ArgumentError, ["metrics must be a dict"]),
         ((X, Y.astype("datetime64[s]")), {}, DtypeError, ["data[1]", "dates"]),
         ((X, Y), {"epochs": 0}, ArgumentError, ["epochs=0"]),
         ((X, Y), {"epochs": 2.0}, ArgumentError, ["epochs=2.0"]),
@@ -293,11 +298,28 @@ def test_a_wrong_argument_is_named_before_anything_runs(data: Any, options: Any,
         ({"w": np.arange(3)}, DtypeError, "params['w']"),
         ({"w": np.array([1j])}, DtypeError, "complex"),
         ({"w": "zero"}, DtypeError, "str"),
+        ({"w": jnp.zeros(3)}, DtypeError, "np.asarray"),
+        ({}, ArgumentError, "nothing to train"),
+        ({"w": np.zeros(0)}, ArgumentError, "nothing to train"),
     ],
 )
 def test_a_wrong_parameter_is_named_before_anything_runs(params: Any, error: type, says: str):
     with pytest.raises(error, match=re.escape(says)):
         quick(never, params)
+
+
+def test_data_that_the_objective_does_not_take_cost_no_epoch():
+    with pytest.raises(CallError, match=r"line\(params.*\) was called with 2 arguments: missing a required argument: 'y'"):
+        quick(data=(X,))
+    seen: list[Epoch] = []
+    with pytest.raises(ValueError, match="matmul"):
+        quick(validation=(X[:, :1], Y), callback=lambda epoch, _: seen.append(epoch))
+    assert not seen
+
+
+def test_a_metric_that_is_no_number_is_named():
+    with pytest.raises(ArgumentError, match=r"(?s)'shares' is no number.*array\(\["):
+        quick(metrics={"shares": lambda params, x, y: np.ones(2)})
 
 
 # --- what goes wrong while it runs -----------------------------------------------------------------------------------------

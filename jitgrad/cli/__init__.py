@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -44,4 +46,6 @@ def _root(
 
 def main() -> None:
     """The `jitgrad` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")            # not every terminal has a letter for all that is said
     app()

@@ -56,7 +56,7 @@ def predict(
                 "metrics": found.metrics, "files": [] if out is None else [out]})
             return
         if out is None:
-            typer.echo(found.csv(), nl=False)
+            terminal.print_table(found.csv())
         else:
             typer.echo(f"wrote {out}: {len(found.values):,} predictions of {found.target}")
         _say(found)
