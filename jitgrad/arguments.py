@@ -87,10 +87,7 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
     _refuse_traced(leaf, path)
     if isinstance(leaf, Value):
         leaf = float(leaf.data) if isinstance(leaf.data, int) else leaf.data
-    if isinstance(leaf, np.ma.MaskedArray):
-        raise errors.DtypeError(errors.explain(
-            f"argument {path()} is a masked array, whose masked entries hold numbers that mean nothing.", None,
-            "Pass array.filled(number), or the mask as an argument of its own: jg.where(mask, …, …)."))
+    refuse_masked(leaf, path)
     # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
     array = np.asarray(leaf) if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
@@ -107,6 +104,15 @@ def as_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceArr
             f"argument {path()} has dtype {array.dtype}, which cannot be computed with.", None,
             "Pass float32, float64, integer or bool arrays (float16: convert with .astype('float32'))."))
     return array
+
+
+def refuse_masked(leaf: Any, path: Callable[[], str]) -> None:
+    """Raise DtypeError for an array some of whose numbers are not to be read."""
+    # By name: numpy.ma takes longer to import than all of this.
+    if any(cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma") for cls in type(leaf).__mro__):
+        raise errors.DtypeError(errors.explain(
+            f"argument {path()} is a masked array, whose masked entries hold numbers that mean nothing.", None,
+            "Pass array.filled(number), or the mask as an argument of its own: jg.where(mask, …, …)."))
 
 
 def _refuse_traced(leaf: Any, path: Callable[[], str]) -> None:

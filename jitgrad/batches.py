@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jitgrad.api import Transformed
-from jitgrad.arguments import Axes, flatten, unflatten
+from jitgrad.arguments import Axes, flatten, refuse_masked, unflatten
 from jitgrad.backends.device_arrays import DeviceArray, borrow, on_host
 from jitgrad.blocks import between
 from jitgrad.errors import ArgumentError, DataError, ShapeError, explain
@@ -44,6 +44,8 @@ class Batches(Examples):
         _, structure = flatten((params, *trees))
         axes = Axes(in_axes, (0,)).of((params, *trees), structure)
         leaves, self._spec = flatten(trees)
+        for position, leaf in enumerate(leaves):
+            refuse_masked(leaf, partial(leaf_path, name, self._spec, position))
         self._arrays = [_array(leaf) for leaf in leaves]
         self._axes = axes[len(parameters) :]
         self.batched_params = any(axis is not None for axis in axes[: len(parameters)])
