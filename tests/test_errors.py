@@ -69,8 +69,6 @@ ARGUMENTS = {
     "an integer scalar": Bad(lambda: jg.grad(lambda w, x: w * x, device="interpret")(3, Y), DTYPE,
                              r"argument w.*differentiated(.|\n)*3\.0"),
     "a boolean parameter": Bad(lambda: step()({"w": np.array([True, False])}, X, Y), DTYPE, "bool"),
-    "a masked array": Bad(lambda: step()(PARAMS, np.ma.masked_array(X, X > 3), Y), DTYPE,
-                          r"argument x.*masked(.|\n)*filled"),
     "integers beyond float32": Bad(lambda: step()({"w": W.astype(np.float32)}, np.full((3, 2), 1_700_000_001), Y > 0),
                                    DTYPE, r"argument x holds 1700000001.*float32 would round(.|\n)*float64"),
     "integers beyond float64": Bad(lambda: step()(PARAMS, np.full((3, 2), -2**53 - 1), Y), DTYPE,
