@@ -27,8 +27,8 @@ LAYERS = [
     ["functions", "losses", "module", "layers", "nn", "api", "calls", "device_calls", "blocks", "distributed", "lowered",
      "recorded", "schedules", "optim", "ravel", "metrics", "testing", "derivatives"],
     ["train", "trainer", "cohort", "together", "settings", "loop", "sweeps", "problem", "examples", "batches", "streams",
-     "partitions", "history", "progress", "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes", "grids",
-     "discover", "drawing", "curves", "bridges", "roofline"],
+     "partitions", "history", "progress", "checkpoint", "resume", "data", "plots", "columns", "predictor", "recipes",
+     "grids", "discover", "drawing", "curves", "bridges", "roofline"],
     ["estimators", "report", "show", "terminal"],
     ["cli", "__init__", "__main__"],
 ]
