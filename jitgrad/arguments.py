@@ -97,13 +97,11 @@ def read_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceA
     """A leaf as an array of any dtype, where it lies; raises DtypeError for what is none, DataError for masked elements."""
     if isinstance(leaf, Value):
         leaf = float(leaf.data) if isinstance(leaf.data, int) else leaf.data
-    # By name: numpy.ma takes longer to import than all of this.
-    if any(cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma") for cls in type(leaf).__mro__):
-        if missing := int(np.broadcast_to(leaf.mask, leaf.shape).sum()):
-            raise errors.DataError(errors.explain(
-                f"argument {path()} is a masked array, of which {missing:,} elements are missing.", None,
-                "Leave such examples out, pass array.filled(number), or the mask as an argument of its own: "
-                "jg.where(mask, …, …)."))
+    if missing := _masked(leaf):
+        raise errors.DataError(errors.explain(
+            f"argument {path()} is a masked array, of which {missing:,} elements are missing.", None,
+            "Leave such examples out, pass array.filled(number), or the mask as an argument of its own: "
+            "jg.where(mask, …, …)."))
     # Of a subclass (a memory map, a matrix) the plain array: what a call depends on is then its dtype and shape.
     array = np.asarray(leaf) if isinstance(leaf, np.ndarray) else borrow(leaf)
     if array is None:
@@ -116,6 +114,13 @@ def read_array(leaf: Any, path: Callable[[], str]) -> npt.NDArray[Any] | DeviceA
                 "Pass numbers in the CPU's memory. Of a PyTorch tensor: tensor.detach().cpu(), or take part in its graph "
                 "with jitgrad.bridges.torch_function.")) from None
     return array
+
+
+def _masked(leaf: Any) -> int:
+    """How many elements of an array are missing; numpy.ma itself takes longer to import than all else that is done here."""
+    if not any(cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma") for cls in type(leaf).__mro__):
+        return 0
+    return int(np.broadcast_to(leaf.mask, leaf.shape).sum())
 
 
 def _refuse_traced(leaf: Any, path: Callable[[], str]) -> None:

@@ -119,7 +119,7 @@ def sweep(objective: Callable[..., Any], params: Tree, data: Data, *, grid: Mapp
                       class_weight=class_weight, validation=validation, metrics=metrics, noise=noise)
     with progress_bar(progress, len(combinations), 1) as bar:
         found, plan = _Found(len(combinations), bar), _Plan(problem, data, combinations, fixed)
-        alone = []
+        alone: list[int] = []
         for numbers in plan.kinds():
             like = plan.training(int(numbers[0]))
             loop = None if problem.noise is not None else like.loop(len(combinations))
@@ -129,7 +129,8 @@ def sweep(objective: Callable[..., Any], params: Tree, data: Data, *, grid: Mapp
                 found.enter(numbers, together(loop, plan.cohort(like, numbers)))
             else:
                 _on_all_cores(numbers, partial(_part, loop, plan.cohort(like, numbers)), found)
-        _on_all_cores(np.array(sorted(alone), np.intp), lambda lo, hi: _one_by_one(map(plan.training, alone[lo:hi])), found)
+        alone.sort()
+        _on_all_cores(np.array(alone, np.intp), lambda lo, hi: _one_by_one(map(plan.training, alone[lo:hi])), found)
     return SweepResult(combinations, found.ends)
 
 

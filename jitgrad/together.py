@@ -8,10 +8,12 @@ a row in the tables of all, and no more.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.backends import threads
 from jitgrad.backends.work import Work
 from jitgrad.batches import Batches
 from jitgrad.cohort import Cohort, Ended, Numbers
@@ -51,7 +53,8 @@ class _Group:
     def run(self) -> Ended:
         while self._left and len(self._live):
             self._make_a_slice(next(self._slices))
-        losses = self._sums[:, :len(self._seconds)] / self._like.batches.count
+        losses = self._sums[:, :len(self._seconds)]
+        losses /= self._like.batches.count
         return self._cohort.ended(self._loop.vectors(self._models), losses, np.array(self._seconds))
 
     def _examples_now(self) -> Batches:
@@ -124,13 +127,20 @@ class _Orders:
     def draw(self, live: Numbers, steps: Steps) -> tuple[Order, Numbers]:
         """(the order of the next steps, which row of it each of the live trainings has)."""
         numbers, rows = np.unique(self._number[live], return_inverse=True)
-        examples = int(steps[:, 1].sum())
-        self._drawn = {k: self._shuffled[k].take(examples) if self._shuffled else None for k in numbers.tolist()}
+        self._drawn = dict.fromkeys(numbers.tolist())
+        if self._shuffled:
+            examples, cores = int(steps[:, 1].sum()), min(threads.cores(), len(numbers))
+            # Each core some of them: NumPy's generators leave Python's lock alone.
+            threads.together([partial(self._take, part.tolist(), examples) for part in np.array_split(numbers, cores)])
         orders = list(self._drawn.values())
         if not self._one_part:
             orders = [self._batches[k].examples if own is None else self._batches[k].examples[own]
                       for k, own in self._drawn.items()]
         return None if orders[0] is None else np.stack(orders), rows  # type: ignore[arg-type]
+
+    def _take(self, numbers: list[int], examples: int) -> None:
+        for k in numbers:
+            self._drawn[k] = self._shuffled[k].take(examples)
 
     def last(self, k: int) -> Order:
         """What was drawn for model k, as numbers of its own examples; None: all of them in every step."""
@@ -149,6 +159,8 @@ class _Totals:
         length, into, count = self._length, self._into, len(steps)
         with np.errstate(all="ignore"):                     # of a model that failed
             terms = losses * steps[:, 1] if self._mean else losses
+            if length == 1:
+                return terms, np.full(count, seconds)       # an epoch is a step
             ended, left = divmod(into + count, length)
             laps = np.zeros((len(live), ended + (left > 0), length))
             flat = laps.reshape(len(live), -1)

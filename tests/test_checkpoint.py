@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,8 +11,9 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +24,6 @@ from test_loop import examples, model, one_by_one, parameters
 
 import jitgrad as jg
 from jitgrad import checkpoint, errors, optim, resume
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Pair(NamedTuple):
@@ -335,67 +335,89 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path):
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------------
 
-TRAINING = textwrap.dedent("""
-    import sys
-    import numpy as np
-    import jitgrad as jg
-    from test_loop import examples, model, parameters
+class Trainings:
+    """Processes that train, one at a time; see killed_training.py."""
 
-    epochs, path = int(sys.argv[1]), sys.argv[2]
-    print("begins", flush=True)
-    found = jg.fit(model, parameters(), examples(300), epochs=epochs, batch_size=10, validation=0.2, patience=epochs,
-                   device="cpu", checkpoint=path, resume=True)
-    jg.save(path + ".end", found.params, {"losses": found.losses, "resumed": found.resumed})
-""")
+    def __init__(self) -> None:
+        tests = Path(__file__).resolve().parent
+        paths = os.pathsep.join([str(tests.parent), str(tests)])
+        self._server = subprocess.Popen([sys.executable, "-m", "killed_training"], text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, cwd=tests.parent, env={**os.environ, "PYTHONPATH": paths})
+
+    def start(self, epochs: int, path: Path) -> int:
+        """The number of a process that begins to train."""
+        assert self._server.stdin is not None
+        print(epochs, path, file=self._server.stdin, flush=True)
+        return self._said()
+
+    def code(self) -> int:
+        """What the process ended with."""
+        return self._said()
+
+    def finish(self, epochs: int, path: Path) -> None:
+        self.start(epochs, path)
+        assert self.code() == 0
+
+    def _said(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+    def end(self) -> None:
+        self._server.communicate()
+        assert self._server.returncode == 0
 
 
-def start(epochs: int, path: Path) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return subprocess.Popen([sys.executable, "-c", TRAINING, str(epochs), str(path)], text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths})
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, problems = process.communicate()
-    assert process.returncode == 0, problems
+def runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
     """Kill a training at random moments, until `kills` have hit it; it must end as one that ran alone. Returns the hits."""
-    draw, epochs = random.Random(seed), 120
-    finish(start(epochs, folder / "alone"))
+    draw, epochs, trainings = random.Random(seed), 120, Trainings()
+    trainings.finish(epochs, folder / "alone")
     expected, what = jg.load(folder / "alone.end")
     hits = 0
     for number in range(kills):
         path = folder / f"run{number}"
-        process = start(epochs, path)
-        assert process.stdout is not None
-        process.stdout.readline()
-        wait = draw.uniform(0.0, 0.25)
+        process = trainings.start(epochs, path)
+        wait = draw.uniform(0.0, 0.15)
         began = time.monotonic()
         # From the first checkpoint on, or, one time in four, from the very beginning.
-        while number % 4 and not path.exists() and process.poll() is None and time.monotonic() - began < 60:
+        while number % 4 and not path.exists() and runs(process) and time.monotonic() - began < 60:
             time.sleep(0.002)
         time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        hits += process.returncode == -signal.SIGKILL and path.exists()
-        finish(start(epochs, path))
+        with contextlib.suppress(ProcessLookupError):           # it has ended
+            os.kill(process, signal.SIGKILL)
+        hits += trainings.code() == -signal.SIGKILL and path.exists()
+        trainings.finish(epochs, path)
         # What was half written of the checkpoint is gone. (Of the model that `save` wrote it may still lie there.)
         assert not list(folder.glob(f"{path.name}.????????.partial"))
         found, how = jg.load(f"{path}.end")
         assert how["losses"] == what["losses"]
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
+    trainings.end()
     return hits
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be: a killed process leaves the same there, and thousands of writes need not reach a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as name:
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path):
-    assert killed_and_resumed(tmp_path, 5, seed=1) >= 1
+def test_a_killed_training_goes_on_to_the_same_bits(folder: Path):
+    assert killed_and_resumed(folder, 5, seed=1) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
-def test_fifty_killed_trainings_go_on_to_the_same_bits(tmp_path: Path):
-    assert killed_and_resumed(tmp_path, 50, seed=2) >= 20
+def test_fifty_killed_trainings_go_on_to_the_same_bits(folder: Path):
+    assert killed_and_resumed(folder, 50, seed=2) >= 20

@@ -99,11 +99,12 @@ def test_models_are_made_when_asked_for_and_share_nothing() -> None:
     assert_same(again[1].result, jg.fit(line, start(1), data(), seed=1, **COMMON))
 
 
-def test_a_grid_is_walked_in_order_and_every_setting_counts() -> None:
+@pytest.mark.parametrize("device", ["cpu", "interpret"])
+def test_a_grid_is_walked_in_order_and_every_setting_counts(device: str) -> None:
     subsets = [np.arange(30), np.arange(60) % 3 == 0]
     grid = {"optimizer": [optim.adam(0.1), optim.adam(0.01), optim.sgd(0.05, momentum=0.9)], "seed": [1, 2],
             "subset": subsets, "batch_size": [None, 7]}
-    found = jg.sweep(line, start, data(), grid=grid, epochs=3, progress=False, device="cpu")
+    found = jg.sweep(line, start, data(), grid=grid, epochs=3, progress=False, device=device)
     assert len(found) == 24
     for model, settings in zip(found, itertools.product(*grid.values()), strict=True):
         assert list(model.settings) == list(grid)
@@ -111,7 +112,7 @@ def test_a_grid_is_walked_in_order_and_every_setting_counts() -> None:
         optimizer, seed, subset, batch_size = settings
         x, y = data()
         alone = jg.fit(line, start(seed), (x[subset], y[subset]), optimizer=optimizer, seed=seed, batch_size=batch_size,
-                       epochs=3, progress=False, device="cpu")
+                       epochs=3, progress=False, device=device)
         assert_same(model.result, alone)
 
 
