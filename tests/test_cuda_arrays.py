@@ -7,6 +7,7 @@ import gc
 import json
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +188,29 @@ def test_memory_goes_back_at_an_allocation_and_not_where_its_owner_ends(monkeypa
     cuda_memory.release()
     assert sorted(back) == [1_024, 4_096, 8_192]
     del kept
+
+
+def test_memory_in_a_reference_cycle_goes_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The garbage collector calls finalizers by weak reference, numba's, before it calls any `__del__`.
+    back: list[int] = []
+
+    class Memory:
+        def __init__(self, size: int, device: int):
+            self.__cuda_array_interface__ = {"data": (4096, False)}
+            weakref.finalize(self, back.append, size)
+    monkeypatch.setattr(cuda_memory, "_ask", Memory)
+    cuda_memory.release()
+    cycle: list[Any] = [cuda_memory.allocate((1_024,), np.uint8)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert not back, "it is kept for the next"
+    again = cuda_memory.allocate((1_024,), np.uint8)
+    cuda_memory.release()
+    assert not back
+    del again
+    cuda_memory.release()
+    assert back == [1_024]
 
 
 @pytest.mark.parametrize("failure", cuda_memory.FAILURES)
