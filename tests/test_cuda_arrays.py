@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,8 +245,6 @@ def test_memory_for_no_batch_is_missed_by_its_own_name() -> None:
 
 
 def test_threads_that_launch_leave_the_filters_of_warnings_as_they_are() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     class Slow:
         def __getitem__(self, how: Any) -> Any:
             warnings.warn("a small grid", stacklevel=1)
@@ -270,6 +269,21 @@ def test_a_driver_without_libnvvm_is_told_apart_from_none(monkeypatch: pytest.Mo
     monkeypatch.setattr(backend.cuda, "is_available", lambda: False)
     monkeypatch.setattr(backend.cuda, "cuda_error", lambda: "no\n  driver")
     assert backend.problem() == "no usable GPU or driver was found (no driver)"
+
+
+def test_threads_wait_for_the_driver_that_one_of_them_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def as_numba_does() -> bool:
+        if not started:
+            started.append("begun")
+            time.sleep(0.05)
+            started.append("ready")
+        return True
+    monkeypatch.setattr(cuda_memory, "_process", [])
+    monkeypatch.setattr(backend.cuda, "is_available", as_numba_does)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: (backend.problem(), started[-1]), range(4))) == [(None, "ready")] * 4
 
 
 @pytest.mark.parametrize(("limit", "width"), [(6, 4), (5, 8)])
