@@ -1,7 +1,9 @@
 """`python -m benchmarks.gpu`: one visit to a GPU. What is right, how near the chip's limits, and beside JAX and PyTorch.
 
-The report goes on past whatever fails, and stops beginning new work when its time is up. `--simulate` runs all of it at
-tiny sizes in numba's simulator: it shows that the report works, and measures nothing.
+The report goes on past whatever fails, and stops beginning new work when its time is up. It is made by a process that this
+one watches (`gpu_watch.py`): after a fault, which a process cannot recover from, or a case that does not end, a new one goes
+on with the next case. `--simulate` runs all of it at tiny sizes in numba's simulator, in this process: it shows that the
+report works, and measures nothing.
 
 Data and parameters lie on the device. Two times are taken of jitgrad's calls: `wall`, of calls in a row until the last has
 ended, what a caller waits; and `device`, of calls queued behind other work, so that Python is not waited for. The peers'
@@ -11,20 +13,22 @@ are wall times, taken the same way.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.case import ROOT
 from benchmarks.gpu_checks import families, family, table_of_operations
 from benchmarks.gpu_kernels import call_cost, elementwise, measure, network, softmax
-from benchmarks.gpu_report import Record, Report, copy_bandwidth, describe, float32_rate, transfers
+from benchmarks.gpu_report import Record, Report, copy_bandwidth, describe, float32_rate, is_lost, transfers
 from benchmarks.gpu_training import large_batch, many_models, one_model
+from benchmarks.gpu_watch import LOST, watch
 from benchmarks.models import mlp
 from benchmarks.tables import figure_text, table
 
@@ -32,33 +36,46 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 BUDGET = 430.0                                     # seconds; what is under way then is finished
 
 
-def everything(report: Report) -> Record:
-    began, say = time.perf_counter(), report.say
-    report.attempt("the machine", lambda: describe(report))
-    say(f"{report.record.get('device')}: limits")
-    report.attempt("copy bandwidth", lambda: copy_bandwidth(report))
-    report.attempt("float32 rate", lambda: float32_rate(report))
-    report.attempt("transfers", lambda: transfers(report))
-    say("what is right")
+def cases(report: Report) -> list[tuple[str, str, Callable[[], Any]]]:
+    """(heading, name, work) of all there is to do, in order."""
+    limits: dict[str, Callable[[], Any]] = {
+        "the machine": lambda: describe(report), "copy bandwidth": lambda: copy_bandwidth(report),
+        "float32 rate": lambda: float32_rate(report), "transfers": lambda: transfers(report)}
+    right: dict[str, Callable[[], Any]] = {}
     for dtype in (np.float32, np.float64):
-        report.attempt(f"table of operations, {dtype.__name__}", lambda dtype=dtype: table_of_operations(report, dtype))
+        right[f"table of operations, {dtype.__name__}"] = partial(table_of_operations, report, dtype)
         for name in families():
-            if name in ("tape", "whole rows") and report.simulated:
-                continue                            # a thousand rows, a thread after the other: minutes
-            report.attempt(f"{name}, {dtype.__name__}", lambda name=name, dtype=dtype: family(report, name, dtype))
-    say("how fast")
-    report.attempt("a call's cost", lambda: call_cost(report))
+            if not (report.simulated and name in ("tape", "whole rows")):   # a thousand rows, a thread after the other
+                right[f"{name}, {dtype.__name__}"] = partial(family, report, name, dtype)
+    fast: dict[str, Callable[[], Any]] = {"a call's cost": lambda: call_cost(report)}
     for kind in ("mse", "hinge", "bce"):
-        report.attempt(kind, lambda kind=kind: measure(report, lambda: elementwise(report, kind)))
-    networks_ = (mlp.SMALL,) if report.simulated else (mlp.SMALL, mlp.WIDE, mlp.CLASSES)
-    for sizes in networks_:
-        report.attempt("-".join(map(str, sizes)), lambda sizes=sizes: measure(report, lambda: network(report, sizes)))
+        fast[kind] = partial(measure, report, partial(elementwise, report, kind))
+    for sizes in (mlp.SMALL,) if report.simulated else (mlp.SMALL, mlp.WIDE, mlp.CLASSES):
+        fast["-".join(map(str, sizes))] = partial(measure, report, partial(network, report, sizes))
     for shape in report.sizes.softmax:
-        report.attempt(f"softmax of {shape[1]:,}", lambda shape=shape: measure(report, lambda: softmax(report, *shape)))
+        fast[f"softmax of {shape[1]:,}"] = partial(measure, report, partial(softmax, report, *shape))
     for name, training in (("training", one_model), ("many models", many_models), ("a large batch", large_batch)):
-        report.attempt(name, lambda training=training: training(report))
-    report.record["seconds"] = round(time.perf_counter() - began)
-    return report.record
+        fast[name] = partial(training, report)
+    return [(heading, name, work) for heading, some in (("limits", limits), ("what is right", right), ("how fast", fast))
+            for name, work in some.items()]
+
+
+def everything(report: Report) -> bool:
+    """All cases that are not done yet; False where the GPU was lost meanwhile, and a new process must go on."""
+    record, heading = report.record, ""
+    for number, (group, name, work) in enumerate(cases(report)):
+        if number < record["done"]:
+            continue
+        if group != heading:
+            report.say(group)
+        heading, record["under way"], failures = group, name, len(record["failures"])
+        report.save()
+        report.attempt(name, work)
+        record["done"] = number + 1
+        report.save()
+        if len(record["failures"]) > failures and not report.simulated and is_lost():
+            return False
+    return True
 
 
 def kernels_table(record: Record) -> str:
@@ -106,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the kernels' times as SVG")
     parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS", help="begin nothing after (default 430)")
     parser.add_argument("--seed", type=int, default=None, help="of the random inputs; fresh ones by default")
+    parser.add_argument("--go-on", action="store_true", help="with the report in --json: what the command starts by itself")
     options = parser.parse_args(arguments)
     # Before numba or JAX is imported: JAX would take most of the device's memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -115,24 +133,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"
     if not hasattr(np, "row_stack"):                # NumPy 2.5 has dropped a name that numba-cuda 0.30 asks for
         setattr(np, "row_stack", np.vstack)  # noqa: B010
+    path = options.json or (None if options.simulate else RESULTS)
+    if options.go_on:
+        report = Report(options.simulate, options.budget, say, path)
+        report.load()
+        return 0 if everything(report) else LOST
     from jitgrad.backends import cuda_problem
     problem = None if options.simulate else cuda_problem()
     if problem is not None:
         print(f"nothing to measure: {problem}", file=sys.stderr)
         return 1
-    seed = time.time_ns() % 2**32 if options.seed is None else options.seed
-    report = Report(options.simulate, options.budget, seed, lambda text: print(text, flush=True))
-    record = everything(report)
-    path = options.json or (None if options.simulate else RESULTS)
-    for target, text in ((path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
-                         (options.picture, picture(record) if options.picture else None)):
-        if target is not None and text is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
-    print(f"\n{kernels_table(record)}\n\n{record['device']}, {record['seconds']} s")
+    began = time.perf_counter()
+    report = Report(options.simulate, options.budget, say, path)
+    report.record["seed"] = time.time_ns() % 2**32 if options.seed is None else options.seed
+    if options.simulate:
+        everything(report)
+    else:
+        report.save()
+        watch(lambda left: [sys.executable, "-m", "benchmarks.gpu", "--go-on", "--json", str(path), "--budget", str(left)],
+              report, options.budget)
+    record = report.record
+    record["seconds"] = round(time.perf_counter() - began)
+    report.save()
+    drawn = picture(record) if options.picture else None
+    if drawn is not None:
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        options.picture.write_text(drawn, encoding="utf-8")
+    print(f"\n{kernels_table(record)}\n\n{record.get('device')}, {record['seconds']} s")
     for failure in record["failures"]:
         print(f"FAILED {failure['name']}: {failure['why']} ({failure['at']})")
     return 1 if record["failures"] or any(r.get("bad") for r in record["right"]) else 0
+
+
+def say(text: str) -> None:
+    """At once, also where the output is a file."""
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import json
 import statistics
 import time
 import traceback
@@ -49,15 +50,28 @@ TINY = Sizes(40, 20, ((3, 5), (2, 40)), 5, (5,), 16, 1 << 12, 1, 4, 2, 1, 1, 1)
 
 
 class Report:
-    """What has been found so far. `simulated`: in numba's simulator, at tiny sizes."""
+    """What has been found so far, in the file `path` too. `simulated`: in numba's simulator, at tiny sizes."""
 
-    def __init__(self, simulated: bool, budget: float, seed: int, say: Callable[[str], None]):
-        self.simulated, self.say, self.seed = simulated, say, seed
+    def __init__(self, simulated: bool, budget: float, say: Callable[[str], None], path: Path | None = None):
+        self.simulated, self.say, self.path = simulated, say, path
         self.sizes = TINY if simulated else Sizes()
         self._stop = time.perf_counter() + budget
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        self.record: Record = {"simulated": simulated, "seed": seed, "date": today, "limits": {}, "right": [], "kernels": [],
-                               "training": [], "costs": {}, "failures": [], "skipped": []}
+        self.record: Record = {"simulated": simulated, "seed": 0, "date": today, "limits": {}, "right": [], "kernels": [],
+                               "training": [], "costs": {}, "failures": [], "skipped": [], "done": 0, "under way": ""}
+
+    def save(self) -> None:
+        """Into the file, at once: a process that is stopped leaves what it has found."""
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            made = self.path.with_name(self.path.name + ".new")
+            made.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            made.replace(self.path)
+
+    def load(self) -> None:
+        """What another process has found."""
+        assert self.path is not None
+        self.record = json.loads(self.path.read_text(encoding="utf-8"))
 
     def attempt(self, name: str, work: Callable[[], Any]) -> Any:
         """Do it, unless time is up; what goes wrong is reported and answered as None."""
@@ -72,13 +86,15 @@ class Report:
             why = f"{type(error).__name__}: {error}"[:1000]
             self.record["failures"].append({"name": name, "why": why, "at": f"{Path(where.filename).name}:{where.lineno}"})
             self.say(f"  {name}: FAILED: {why}")
+            self.save()
             return None
         self.say(f"  {name}: {time.perf_counter() - began:.1f} s" + (f"  {found}" if isinstance(found, str) else ""))
+        self.save()
         return found
 
     def random(self, name: str) -> np.random.Generator:
         """Fresh numbers for every report, the same for the same seed."""
-        return np.random.default_rng([self.seed, *name.encode()])
+        return np.random.default_rng([self.record["seed"], *name.encode()])
 
 
 # Times.
@@ -86,6 +102,16 @@ class Report:
 def wait() -> None:
     from jitgrad.backends import cuda_memory
     cuda_memory.wait()
+
+
+def is_lost() -> bool:
+    """Whether this process cannot use the GPU any more."""
+    from jitgrad.errors import DeviceError
+    try:
+        wait()
+    except DeviceError:
+        return True
+    return False
 
 
 def wall_seconds(report: Report, run: Run, finish: Callable[[], Any]) -> float:

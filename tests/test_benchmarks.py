@@ -18,12 +18,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import jitgrad as jg
 import jitgrad.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))                          # benchmarks/ is no part of the installed package
 
-from benchmarks import command, goals, peers, pictures, running, scaling, tables  # noqa: E402
+from benchmarks import (  # noqa: E402
+    command,
+    goals,
+    gpu_checks,
+    gpu_report,
+    gpu_watch,
+    peers,
+    pictures,
+    running,
+    scaling,
+    tables,
+)
 from benchmarks.case import Case, Contestant, Setup, Unavailable  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.models import scalar_gpt  # noqa: E402
@@ -355,3 +367,71 @@ def test_the_cost_model_finds_the_costs_it_was_made_from() -> None:
             for w in (1, 2) for n in (1e4, 1e6) for p in (2, 8)]
     found = scaling.model(rows)
     assert (found["example_ns"], found["task_ms"], found["step_ms"]) == (50.0, 1.0, 5.0)
+
+
+# A process of a report of five cases, each by what becomes of it: done, failed and the GPU with it, hung, or dead.
+PROCESS = """
+import json, os, sys, time
+path, *fates = sys.argv[1:]
+def save():
+    with open(path + ".new", "w") as file:
+        json.dump(record, file)
+    os.replace(path + ".new", path)
+record = json.load(open(path))
+for number in range(record["done"], len(fates)):
+    if fates[number] == "unstartable":
+        sys.exit(1)
+    record["under way"] = f"case {number}"
+    save()
+    if fates[number] == "hangs":
+        time.sleep(60)
+    if fates[number] == "dies":
+        os.abort()
+    if fates[number] == "faults":
+        record["failures"].append({"name": f"case {number}", "why": "a fault", "at": "here"})
+    record["done"] = number + 1
+    record["right"].append([number, os.getpid()])
+    save()
+    if fates[number] == "faults":
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("fates", "failed", "processes"), [
+    (["done"] * 3, {}, 1),
+    (["done", "faults", "done"], {"case 1": "a fault"}, 2),
+    (["dies", "done", "done"], {"case 0": "ended with status -6"}, 1),
+    (["done", "hangs", "done"], {"case 1": "was stopped"}, 2),
+    (["done", "done", "hangs"], {"case 2": "was stopped"}, 1),
+    (["unstartable"], {"": "ended with status 1"}, 0),
+], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_a_gpu_report_goes_on_past_what_is_lost(fates: list[str], failed: dict[str, str], processes: int, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_watch, "PATIENCE", 2.0)
+    said: list[str] = []
+    report = gpu_report.Report(False, 60.0, said.append, tmp_path / "gpu.json")
+    report.save()
+    gpu_watch.watch(lambda _: [sys.executable, "-c", PROCESS, str(report.path), *fates], report, 60.0)
+    assert report.record["done"] == (0 if processes == 0 else len(fates))
+    assert [number for number, _ in report.record["right"]] == [
+        k for k, fate in enumerate(fates) if fate in ("done", "faults")]
+    assert len({process for _, process in report.record["right"]}) == processes
+    assert [f["name"] for f in report.record["failures"]] == list(failed)
+    for failure in report.record["failures"]:
+        assert failed[failure["name"]] in failure["why"]
+
+
+def test_a_gpu_report_ends_when_its_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_watch, "GRACE", 1.0)
+    report = gpu_report.Report(False, 0.0, lambda _: None, tmp_path / "gpu.json")
+    report.save()
+    gpu_watch.watch(lambda left: [sys.executable, "-c", PROCESS, str(report.path), "hangs"], report, 0.5)
+    assert "was stopped" in report.record["failures"][0]["why"]
+
+
+@pytest.mark.parametrize("name", gpu_checks.families())
+def test_every_kind_of_kernel_of_the_gpu_report_is_a_program(name: str) -> None:
+    made, arguments = gpu_checks.families()[name]
+    fun, options = made()
+    given = arguments(np.random.default_rng(0), 2, np.float32)
+    assert jg.value_and_grad(fun, device="interpret", **options).lower(*given).program.batched

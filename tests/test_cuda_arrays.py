@@ -7,7 +7,9 @@ import gc
 import json
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,6 +191,29 @@ def test_memory_goes_back_at_an_allocation_and_not_where_its_owner_ends(monkeypa
     del kept
 
 
+def test_memory_in_a_reference_cycle_goes_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The garbage collector calls finalizers by weak reference, numba's, before it calls any `__del__`.
+    back: list[int] = []
+
+    class Memory:
+        def __init__(self, size: int, device: int):
+            self.__cuda_array_interface__ = {"data": (4096, False)}
+            weakref.finalize(self, back.append, size)
+    monkeypatch.setattr(cuda_memory, "_ask", Memory)
+    cuda_memory.release()
+    cycle: list[Any] = [cuda_memory.allocate((1_024,), np.uint8)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert not back, "it is kept for the next"
+    again = cuda_memory.allocate((1_024,), np.uint8)
+    cuda_memory.release()
+    assert not back
+    del again
+    cuda_memory.release()
+    assert back == [1_024]
+
+
 @pytest.mark.parametrize("failure", cuda_memory.FAILURES)
 @pytest.mark.parametrize("where", ["launch", "upload", "download"])
 def test_a_fault_is_an_error_of_jitgrad(where: str, failure: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +245,6 @@ def test_memory_for_no_batch_is_missed_by_its_own_name() -> None:
 
 
 def test_threads_that_launch_leave_the_filters_of_warnings_as_they_are() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     class Slow:
         def __getitem__(self, how: Any) -> Any:
             warnings.warn("a small grid", stacklevel=1)
@@ -246,6 +269,21 @@ def test_a_driver_without_libnvvm_is_told_apart_from_none(monkeypatch: pytest.Mo
     monkeypatch.setattr(backend.cuda, "is_available", lambda: False)
     monkeypatch.setattr(backend.cuda, "cuda_error", lambda: "no\n  driver")
     assert backend.problem() == "no usable GPU or driver was found (no driver)"
+
+
+def test_threads_wait_for_the_driver_that_one_of_them_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def as_numba_does() -> bool:
+        if not started:
+            started.append("begun")
+            time.sleep(0.05)
+            started.append("ready")
+        return True
+    monkeypatch.setattr(cuda_memory, "_process", [])
+    monkeypatch.setattr(backend.cuda, "is_available", as_numba_does)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: (backend.problem(), started[-1]), range(4))) == [(None, "ready")] * 4
 
 
 @pytest.mark.parametrize(("limit", "width"), [(6, 4), (5, 8)])

@@ -34,6 +34,7 @@ Array = npt.NDArray[Any]
 
 CC = (9, 0, "a")                   # what is compiled for where there is no GPU: H100 and H200
 
+_STARTING = threading.Lock()       # numba has a thread use the driver that another has only begun to start
 _LOCK = threading.RLock()          # numba compiles one function at a time, and a kernel's scratch serves one call
 
 
@@ -43,8 +44,9 @@ def problem() -> str | None:
         return "NUMBA_ENABLE_CUDASIM is set: numba simulates CUDA, and the simulator is not a device"
     lacking = ""
     try:
-        if memory.has_been_used() or cuda.is_available():
-            return memory.forked()
+        with _STARTING:
+            if memory.has_been_used() or cuda.is_available():
+                return memory.forked()
     except RuntimeError as error:                  # of a library that numba looks for, once there is a driver
         lacking = str(error).partition("\n")[0]
     reason = cuda.cuda_error()

@@ -39,6 +39,9 @@ OUT_OF_MEMORY = 2                  # CUDA_ERROR_OUT_OF_MEMORY
 
 _LOCK = threading.RLock()          # reentrant: the garbage collector may end a lease at any time
 _free: dict[tuple[int, int], list[Any]] = defaultdict(list)
+# What is lent, by its id. Of a cycle that holds a lease the garbage collector would run numba's finalizer of the memory too,
+# and before the lease's: the driver would have the memory back, and the next lease it as well.
+_lent: dict[int, Any] = {}
 _process: list[int] = []           # the process that first used CUDA here
 
 
@@ -63,16 +66,17 @@ class OutOfMemory(Exception):
 
 
 class _Lease:
-    """The owner of device memory."""
+    """The owner of device memory. It does not hold the memory itself: see `_lent`."""
 
-    __slots__ = ("key", "memory")
+    __slots__ = ("key", "number")
 
     def __init__(self, key: tuple[int, int], memory: Any):
-        self.key, self.memory = key, memory
+        self.key, self.number = key, id(memory)
+        _lent[self.number] = memory
 
     def __del__(self) -> None:
         with _LOCK:
-            _free[self.key].append(self.memory)
+            _free[self.key].append(_lent.pop(self.number))
 
 
 def has_been_used() -> bool:
