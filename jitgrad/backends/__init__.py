@@ -126,10 +126,9 @@ def has_gpu() -> bool:
 def _has_driver() -> bool:
     """Whether the driver's library is where numba looks for it: importing numba to ask it takes 0.3 s."""
     import ctypes
-    named = os.environ.get("NUMBA_CUDA_DRIVER")
     names = ["nvcuda.dll"] if sys.platform == "win32" else ["libcuda.so", "libcuda.so.1"]
     folders = ["", "/usr/lib/", "/usr/lib64/"] if sys.platform != "win32" else ["", "\\windows\\system32\\"]
-    for path in [named] if named else [folder + name for folder in folders for name in names]:
+    for path in [folder + name for folder in folders for name in names]:
         with contextlib.suppress(OSError):
             ctypes.CDLL(path)
             return True
