@@ -80,10 +80,9 @@ def _along_last(function: Callable[[list[Any]], Any], x: Any) -> Any:
     if array.shape[-1] == 0:
         raise errors.ShapeError(errors.explain("expected at least one value, got none.", errors.user_location(),
                                                "Pass a list or array with at least one value along its last axis."))
-    if array.ndim == 1:
-        return function(list(array))
     rows = [function(list(r)) for r in array.reshape(-1, array.shape[-1])]
-    return objects(rows).reshape(array.shape[:-1] + np.shape(rows[0]))
+    found = plain(objects(rows).reshape(array.shape[:-1] + np.shape(rows[0])))
+    return found if isinstance(x, np.ndarray) and found.ndim else found.tolist()
 
 
 def _largest(values: Sequence[Any]) -> Any:
@@ -103,7 +102,8 @@ def _shift(values: Sequence[Any]) -> Any:
 def logsumexp(x: Any) -> Any:
     """Log Σ exp(xᵢ) along the last axis, shifted by the maximum: exact for logits of ±1e4.
 
-    x: list or array (..., n) of Values or numbers; returns (...). Raises ShapeError for a single value or none.
+    x: list or array (..., n) of Values or numbers; returns (...), a list for a list. Raises ShapeError for a single value or
+    none.
     """
     def one(values: list[Any]) -> Any:
         shift = _shift(values)
@@ -121,8 +121,7 @@ def softmax(x: Any) -> Any:
         powers = [exp(v - shift) for v in values]
         total = sum(powers[1:], powers[0])
         return [p / total for p in powers]
-    result = _along_last(one, x)
-    return objects(result) if isinstance(x, np.ndarray) else result
+    return _along_last(one, x)
 
 
 def take(rows: Any, index: Any) -> Any:

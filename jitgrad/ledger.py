@@ -92,6 +92,22 @@ class Ledger:
         global _newest
         _newest = ref(self)
 
+    # Copies, which take no more entries. What a graph was read from is not copied: it is its own, and finished.
+
+    _COPIED = ("ops", "left", "right", "data", "third", "places", "imports", "handmade", "own", "grads", "touched",
+               "assigned", "changes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        size = min(self.count(), len(self.ops))
+        columns = {name: getattr(self, name)[:size] for name in ("ops", "left", "right", "data")}
+        return {name: getattr(self, name) for name in self._COPIED} | columns
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]                # younger than what it imports, which was there before
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.close()
+
     # Writing.
 
     def draw(self) -> int:

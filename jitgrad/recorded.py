@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from struct import Struct
-from typing import Any
+from struct import error as StructError
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -112,8 +113,23 @@ class ValueProgram:
 
     def _read(self) -> Array:
         numbers = self._numbers.copy()
-        self._pack(numbers.data, 0, *[v.data for v in self._read_in_order])      # half the time of an assignment by NumPy
+        try:
+            self._pack(numbers.data, 0, *[v.data for v in self._read_in_order])  # half the time of an assignment by NumPy
+        except StructError:
+            self._refuse_leaf()
         return numbers if self.dtype == np.float64 else numbers.astype(self.dtype)
+
+    def _refuse_leaf(self) -> NoReturn:
+        """Raise DtypeError for the first leaf that holds no real number."""
+        def is_number(leaf: Value) -> bool:
+            with suppress(StructError):
+                Struct("d").pack(leaf.data)
+                return True
+            return False
+        k, leaf = next((k, leaf) for k, leaf in enumerate(self.leaves) if not is_number(leaf))
+        raise errors.DtypeError(errors.explain(
+            f"leaf {k}{f' ({leaf.label})' * bool(leaf.label)} of the program holds {leaf.data!r}, which is no real number.",
+            errors.user_location(), "Assign a float to its .data."))
 
     def _sums(self, kernel: Any, numbers: Array) -> npt.NDArray[np.float64]:
         """What a kernel makes of the leaves' and the constants' numbers."""

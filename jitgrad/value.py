@@ -279,6 +279,9 @@ class Computed(Value):
     def _backward(self, function: Callable[[], None] | None) -> None:
         self._ledger.replace_rule(self._index, function)
 
+    def __reduce__(self) -> Any:
+        return Computed.at, (self._ledger, self._index), self.__dict__ or None     # no read, and no assignment, of data
+
     def __bool__(self) -> bool:
         return bool(self.data) if self._rule.result == "bool" else True
 

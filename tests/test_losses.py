@@ -297,6 +297,17 @@ def test_terms_come_in_what_the_sequences_were() -> None:
     assert [type(v) for v in losses.hinge([Value(1.0), Value(2.0)], [1, -1], "none")] == [type(Value(1.0) * 1)] * 2
 
 
+def test_softmax_and_logsumexp_answer_in_what_they_were_given() -> None:
+    for x in ([1.0, 2.0], [[1.0, 2.0], [3.0, 4.0]], np.ones(2), np.ones((3, 2))):
+        probabilities, total = jg.softmax(x), jg.logsumexp(x)
+        assert type(probabilities) is type(x)
+        assert np.shape(probabilities) == np.shape(x)
+        assert np.asarray(probabilities).dtype == np.float64
+        np.testing.assert_allclose(np.sum(probabilities, axis=-1), np.ones(np.shape(x)[:-1]))
+        assert type(total) is (float if np.ndim(x) == 1 else type(x))
+        np.testing.assert_allclose(total, np.log(np.sum(np.exp(x), axis=-1)))
+
+
 def test_a_label_out_of_a_long_batch_is_found() -> None:
     labels = np.ones(20_000)
     labels[17_321] = 3.0

@@ -288,3 +288,16 @@ def test_bad_input_is_named() -> None:
         jg.compile(own * 2)
     with pytest.raises(errors.TraceError, match="inside a traced function"):
         jg.value_and_grad(lambda w: jg.compile(w * 2))(1.0)
+
+
+@pytest.mark.parametrize("number", [None, "2.0", 1j, np.ones(2), 10**400],
+                         ids=["nothing", "text", "complex", "array", "too large"])
+def test_a_leaf_that_holds_no_number_is_named(number: Any) -> None:
+    x, w = Value(1.0), Value(2.0, label="w")
+    program = jg.compile(x * w, device="interpret")
+    w.data = number
+    for call in (program.forward, program.backward):
+        with pytest.raises(errors.DtypeError, match=r"leaf 1 \(w\) of the program holds(.|\n)*test_recorded.py:\d+:"):
+            call()
+    w.data = np.float32(3.0)
+    assert program.backward() == 3.0

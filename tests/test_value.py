@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import pickle
 import random
 import sys
 import threading
 import tracemalloc
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -329,3 +332,28 @@ def test_powers_beyond_all_numbers_are_those_of_c(base: float, power: float, exp
     assert found == expected or (math.isnan(found) and math.isnan(expected))
     with np.errstate(all="ignore"):
         np.testing.assert_equal(float(np.power(float(base), float(power))), float(found))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"])
+def test_a_copy_of_values_is_a_graph_of_its_own(copied: Callable[[Any], Any]) -> None:
+    """Across ledgers, with what earlier gradients left; and copying neither reads nor assigns a number."""
+    x = Value(1.5, label="x")
+    y = x * 2
+    (y * y).backward()
+    z = y * 3 + x
+    z.note = "kept"
+    assert z.data == 10.5
+    before = x.grad
+    x2, y2, z2 = copied((x, y, z))
+    assert (z2.data, x2.label, z2.note, x2.grad, y2.grad) == (10.5, "x", "kept", before, y.grad)
+    z2.backward()
+    assert x.grad == before, "the original is left alone"
+    z.backward()
+    assert (x2.grad, y2.grad) == (x.grad, y.grad)
+    assert y2._prev[0] is x2
+    fresh = copied(x * 3.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jg.compile(fresh * 2, device="interpret").forward() == 9.0
+        assert jg.compile(copied([x, x * 4.0])[1], device="interpret").backward() == 6.0
+    assert len(pickle.dumps(x * 3.0)) < 10_000, "of a ledger what there is, not what there may be"
