@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad.backends import threads
 from jitgrad.backends.work import Line, Work
 from jitgrad.batches import Batches
 from jitgrad.errors import NonFiniteError
@@ -49,6 +50,7 @@ class _Group:
     def run(self) -> None:
         self._pace.begin()
         while self._live and self._left:
+            threads.still_wanted()
             self._make_a_slice()
             self._live = [k for k in self._live if self._trainings[k].left]
             self._pace.begin()                              # what was done meanwhile is no part of a step
