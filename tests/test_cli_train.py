@@ -202,6 +202,8 @@ def test_an_interrupt_exits_with_130_and_writes_nothing(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jitgrad.recipes.fit", interrupt)
+    record = json.loads(run("train", "moons", *QUICK, "--json", status=130).stdout)
+    assert record == {"ok": False, "error": {"type": "KeyboardInterrupt", "message": "Interrupted."}}
     assert "Interrupted" in run("train", "moons", "--out", "out", status=130).stderr
     assert list(Path("out").iterdir()) == []
 

@@ -161,9 +161,11 @@ def demo(
             records.append({**trained.as_json(), "files": files})
             if not as_json:
                 terminal.print_training(trained, files)
-            terminal.end_if_interrupted(trained)
+            if trained.result.ended == "interrupted":
+                break
         if as_json:
             terminal.print_json({"ok": True, "trainings": records})
+        terminal.end_if_interrupted(trained)
 
 
 def recipe_of(data: str, loss: Loss, hidden: str | None, **settings: Any) -> Recipe:
