@@ -256,6 +256,18 @@ def test_a_training_goes_on_from_its_checkpoint():
     run("train", "moons", "--resume", status=2)
 
 
+@pytest.mark.usefixtures("tables")
+def test_a_training_goes_on_with_its_own_network_and_table_alone():
+    args = ("train", "table.csv", *QUICK, "--target", "price", "--checkpoint", "run.safetensors", "--resume")
+    run(*args)
+    assert "activation: 'tanh' in the file, 'relu' here" in run(*args, "--activation", "relu", status=1).stderr
+    assert "loss: 'mse' in the file, 'huber' here" in run(*args, "--loss", "huber", status=1).stderr
+    assert "layers: [" in run(*args, "--hidden", "3", status=1).stderr
+    text = Path("table.csv").read_text().splitlines()
+    Path("table.csv").write_text("\n".join([text[0], *text[:0:-1]]) + "\n")  # other rows are held out
+    assert "mean" in run(*args, status=1).stderr
+
+
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     def bug(*args: Any, **options: Any) -> None:
         raise RuntimeError("a bug")
