@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,13 @@ def print_columns(dataset: Dataset) -> None:
 
 def _some(names: tuple[str, ...], most: int = 8) -> str:
     return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder if need be. Raises OSError where nothing can be written in it: before the work that is to go there."""
+    os.makedirs(path, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def can_draw() -> bool:

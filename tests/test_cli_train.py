@@ -195,6 +195,9 @@ def test_an_unusable_folder_is_reported_before_the_training(monkeypatch: pytest.
     Path("file").write_text("")
     monkeypatch.setattr("jitgrad.recipes.run", lambda *args, **options: pytest.fail("it trained"))
     assert "FileExistsError" in run("train", "moons", "--out", "file", status=1).stderr
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for option in (("--out", "locked"), ("--report", "locked/r.html")):
+        assert "Permission denied: 'locked'" in run("train", "moons", *option, status=1).stderr
 
 
 def test_an_interrupt_exits_with_130_and_writes_nothing(monkeypatch: pytest.MonkeyPatch):
