@@ -102,6 +102,9 @@ class Problem:
             weights *= _sample_weights(self._sample_weight, batches.count)
         if self._class_weight is not None:
             weights *= _class_weights(self._class_weight, batches.whole()[-1], batches.count)
+        if not weights.any():
+            raise ArgumentError(explain("Every example has a weight of 0.", "sample_weight, class_weight",
+                                        "Some must weigh more: there is nothing to learn from."))
         return batches.joined(Batches(None, (weights,), None, "weights"))
 
     def _examples(self, params: Tree, data: Data, name: str) -> Examples:

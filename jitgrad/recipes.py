@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jitgrad import checkpoint as checkpoints
 from jitgrad import losses, optim, plots
 from jitgrad import metrics as measures
 from jitgrad.api import recorded_once
 from jitgrad.data import Dataset
-from jitgrad.errors import ArgumentError, explain
+from jitgrad.errors import ArgumentError, CheckpointError, explain
 from jitgrad.predictor import Predictor, network, predicted_classes
 from jitgrad.train import FitResult, fit
 
@@ -187,10 +188,14 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
     """Train `recipe` on `dataset` and measure it on the held-out examples.
 
     checkpoint, resume: as in `fit`; the file is a model as well, which `jitgrad.predictor.load` reads
-    raises: ArgumentError for a loss that does not fit the targets; whatever `fit` raises
+    raises: ArgumentError for a loss that does not fit the targets; CheckpointError for the checkpoint of another table or
+        network; whatever `fit` raises
     """
     task = Task.of(dataset, recipe)
     start = task.start(recipe.seed)
+    model = task.predictor(start).as_json()
+    if checkpoint is not None and resume and os.path.exists(checkpoint):
+        _check_same(checkpoint, model)
     result = fit(
         task.objective,
         start,
@@ -206,11 +211,26 @@ def run(dataset: Dataset, recipe: Recipe, progress: bool | None = None, checkpoi
         metrics=task.metrics() if recipe.validation else None,
         patience=recipe.patience,
         checkpoint=checkpoint,
-        metadata=None if checkpoint is None else {"model": task.predictor(start).as_json()},
+        metadata=None if checkpoint is None else {"model": model},
         resume=resume,
         progress=progress,
     )
     return task.finished(result)
+
+
+def _check_same(path: str, model: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the file is a training's of this model, as far as it says."""
+    _, metadata = checkpoints.load(path)
+    own = metadata.get("metadata")
+    kept = own.get("model") if isinstance(own, dict) else None
+    if not isinstance(kept, dict):
+        return                                              # no training of ours: `fit` says what it is
+    different = [name for name, here in json.loads(json.dumps(model)).items() if kept.get(name, here) != here]
+    if different:
+        said = [f"{name}: {kept[name]!r} in the file, {model[name]!r} here" if len(repr(kept[name])) < 60 else
+                f"{name} differ" for name in different]
+        raise CheckpointError(explain("The checkpoint is another training's.", f"{path}: {'; '.join(said)}",
+                                      "Go on with the same table and options, or start anew, without resume."))
 
 
 @dataclass(frozen=True)

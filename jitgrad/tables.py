@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import IO, NamedTuple, cast
 
 from jitgrad.arrow import ENDINGS as ARROW_ENDINGS
@@ -92,11 +93,10 @@ def _read_csv(name: str, delimiter: str | None, decimal: str | None) -> Table:
     rows: list[tuple[int, list[str]]] = []
     try:
         with open_text(name, "r") as file:
+            header = file.readline()
             if delimiter is None:
-                header = file.readline()
                 delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
-                file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(chain([header], file), delimiter=delimiter, strict=True)    # a pipe has no way back
             rows = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, EOFError, zlib.error) as error:
         said = getattr(error, "strerror", None) or str(error)

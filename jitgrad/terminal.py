@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,6 +33,13 @@ def print_columns(dataset: Dataset) -> None:
 
 def _some(names: tuple[str, ...], most: int = 8) -> str:
     return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder if need be. Raises OSError where nothing can be written in it: before the work that is to go there."""
+    os.makedirs(path, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def can_draw() -> bool:
@@ -87,12 +96,21 @@ def print_training(training: Training, files: list[str]) -> None:
 def end_if_interrupted(training: Training) -> None:
     """Ctrl-C gave what the training had reached, which has been reported; it ends the command all the same."""
     if training.result.ended == "interrupted":
-        raise KeyboardInterrupt
+        _interrupted()
+
+
+def _interrupted() -> NoReturn:
+    typer.echo("Interrupted.", err=True)
+    raise typer.Exit(130)
 
 
 def print_json(record: dict[str, Any]) -> None:
     """One JSON object."""
     typer.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def _print_error(error: BaseException, message: str) -> None:
+    print_json({"ok": False, "error": {"type": type(error).__name__, "message": message}})
 
 
 def print_table(text: str) -> None:
@@ -120,12 +138,13 @@ def reporting(as_json: bool) -> Iterator[None]:
         yield
     except (BrokenPipeError, typer.Exit, typer.BadParameter):   # `jitgrad … | head`, and ends that typer knows
         raise
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        if as_json:
+            _print_error(error, "Interrupted.")
+        _interrupted()
     except Exception as error:
         if as_json:
-            print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
+            _print_error(error, str(error))
         if not isinstance(error, JitgradError | OSError):
             raise                                           # an error of jitgrad's own: its traceback is wanted
         if not as_json:

@@ -52,6 +52,7 @@ class _Group:
 
     def run(self) -> Ended:
         while self._left and len(self._live):
+            threads.still_wanted()
             self._make_a_slice(next(self._slices))
         losses = self._sums[:, :len(self._seconds)]
         losses /= self._like.batches.count

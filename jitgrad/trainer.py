@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from jitgrad import optim
 from jitgrad.arguments import flatten, unflatten
+from jitgrad.backends import threads
 from jitgrad.batches import Batches, Noise
 from jitgrad.errors import ArgumentError, NonFiniteError, explain
 from jitgrad.examples import Examples, Update, check_finite
@@ -269,6 +270,7 @@ class Training:
         while self.left:
             started, total, examples = time.perf_counter(), 0.0, self.examples()
             for step in examples.steps(*options) if apart is None else examples.rounds(*options, apart):
+                threads.still_wanted()
                 for size, loss in step.make(self.trainer, self._when):
                     total += loss * size if self.loops.mean else loss
                     self.progress.advance(loss, 1)

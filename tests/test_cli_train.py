@@ -195,6 +195,9 @@ def test_an_unusable_folder_is_reported_before_the_training(monkeypatch: pytest.
     Path("file").write_text("")
     monkeypatch.setattr("jitgrad.recipes.run", lambda *args, **options: pytest.fail("it trained"))
     assert "FileExistsError" in run("train", "moons", "--out", "file", status=1).stderr
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for option in (("--out", "locked"), ("--report", "locked/r.html")):
+        assert "Permission denied: 'locked'" in run("train", "moons", *option, status=1).stderr
 
 
 def test_an_interrupt_exits_with_130_and_writes_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -202,6 +205,8 @@ def test_an_interrupt_exits_with_130_and_writes_nothing(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jitgrad.recipes.fit", interrupt)
+    record = json.loads(run("train", "moons", *QUICK, "--json", status=130).stdout)
+    assert record == {"ok": False, "error": {"type": "KeyboardInterrupt", "message": "Interrupted."}}
     assert "Interrupted" in run("train", "moons", "--out", "out", status=130).stderr
     assert list(Path("out").iterdir()) == []
 
@@ -252,6 +257,18 @@ def test_a_training_goes_on_from_its_checkpoint():
     Path("run.safetensors").write_text("torn")
     assert "CheckpointError" in run(*args, "5", "--checkpoint", "run.safetensors", "--resume", status=1).stdout
     run("train", "moons", "--resume", status=2)
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_training_goes_on_with_its_own_network_and_table_alone():
+    args = ("train", "table.csv", *QUICK, "--target", "price", "--checkpoint", "run.safetensors", "--resume")
+    run(*args)
+    assert "activation: 'tanh' in the file, 'relu' here" in run(*args, "--activation", "relu", status=1).stderr
+    assert "loss: 'mse' in the file, 'huber' here" in run(*args, "--loss", "huber", status=1).stderr
+    assert "layers: [" in run(*args, "--hidden", "3", status=1).stderr
+    text = Path("table.csv").read_text().splitlines()
+    Path("table.csv").write_text("\n".join([text[0], *text[:0:-1]]) + "\n")  # other rows are held out
+    assert "mean" in run(*args, status=1).stderr
 
 
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

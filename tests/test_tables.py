@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,6 +19,7 @@ import pytest
 from command import QUICK, run
 from pyarrow import feather, parquet
 
+import jitgrad
 from jitgrad import data
 from jitgrad.errors import ArgumentError, DataError, MissingPackageError
 from jitgrad.tables import ENDINGS, read_table
@@ -164,6 +167,15 @@ def test_without_pyarrow_the_error_says_what_to_install(monkeypatch: pytest.Monk
             load("table.parquet", "y")
     record = json.loads(run("train", "table.parquet", "--target", "y", "--json", status=1).stdout)
     assert record["error"]["type"] == "MissingPackageError"
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="standard input has no name here")
+def test_a_table_may_come_through_a_pipe():
+    text = write(".csv").read_text()
+    code = "import sys; from jitgrad.tables import read_table; print(len(read_table(sys.argv[1]).rows))"
+    done = subprocess.run([sys.executable, "-c", code, "/dev/stdin"], input=text, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(jitgrad.__file__).parents[1])})
+    assert done.stdout == "60\n"
 
 
 def test_every_ending_is_read_and_offered():

@@ -86,6 +86,19 @@ def test_ready_made_metrics():
     assert np.isnan(jg.metrics.r2(lambda p, x: p @ x, device="interpret")(np.zeros(2), X, np.ones(23)))
 
 
+def test_targets_may_be_a_column_and_no_table():
+    one, several = lambda p, x: p @ x, lambda p, x: p * x
+    column, table, params = Y[:, None], np.stack([Y, Y], axis=1), np.array([1.5, -0.5])
+    for make, targets in ((jg.metrics.rmse, column), (jg.metrics.r2, column), (jg.metrics.accuracy, column > 0)):
+        metric = make(one, device="interpret")
+        assert metric(params, X, targets) == metric(params, X, targets[:, 0])
+        with pytest.raises(ShapeError, match=r"shape \(23, 2\)"):
+            metric(params, X, table)
+    for make in (jg.metrics.rmse, jg.metrics.r2):
+        with pytest.raises(ShapeError, match=r"shape \(23, 2\)"):
+            make(several, device="interpret")(params, X, Y)
+
+
 def test_every_device_takes_the_same_minibatches_and_measures_the_same():
     options = {"batch_size": 5, "epochs": 4, "validation": 0.25, "patience": 3, "l2": 0.01, "class_weight": "balanced",
                "optimizer": optim.adam(optim.cosine(0.1, steps=16))}
@@ -225,6 +238,7 @@ def test_clipping_bounds_the_step():
         ({"class_weight": "fair"}, ArgumentError, "class_weight='fair'"),
         ({"class_weight": {0: 1.0}}, ArgumentError, "every class"),
         ({"class_weight": "balanced", "data": (Y, X)}, ArgumentError, "data[-1] is (23, 2)"),
+        ({"class_weight": {0: 0.0, 1: 1.0}, "data": (X, np.zeros(23))}, ArgumentError, "weight of 0"),
         ({"l1": -0.1}, ArgumentError, "l1=-0.1"),
         ({"l2": "big"}, ArgumentError, "l2='big'"),
         ({"clip_norm": 0}, ArgumentError, "norm=0"),

@@ -102,7 +102,7 @@ def sweep(
         settings = grids.read(grid)
         dataset = dataset_of(data, target, features, ignore, categories, delimiter, decimal, recipe)
         if out is not None:
-            os.makedirs(out, exist_ok=True)
+            terminal.make_folder(out)
         if not as_json:
             terminal.print_columns(dataset)
         swept = grids.run(dataset, recipe, settings, progress=False if as_json else None)

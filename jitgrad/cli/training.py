@@ -117,12 +117,12 @@ def train(
         dataset = dataset_of(data, target, features, ignore, categories, delimiter, decimal, recipe)
         # Before the training, so that what cannot be written costs no time.
         if out is not None:
-            os.makedirs(out, exist_ok=True)
+            terminal.make_folder(out)
         if report is not None:
             from jitgrad import report as reports
 
             require("matplotlib", "A report's pictures are drawn by matplotlib", "matplotlib")
-            reports.check_name(report)
+            terminal.make_folder(os.path.dirname(reports.check_name(report)) or ".")
         if not as_json:
             terminal.print_columns(dataset)
         trained = recipes.run(dataset, recipe, progress=False if as_json else None, checkpoint=checkpoint, resume=resume)
@@ -152,7 +152,7 @@ def demo(
 
         require("matplotlib", "The pictures are drawn by matplotlib", "'jitgrad[demo]'")
         require("sklearn", "The data come with scikit-learn", "'jitgrad[demo]'")
-        os.makedirs(out, exist_ok=True)
+        terminal.make_folder(out)
         records = []
         for load, recipe in ((data.load_moons, recipes.MOONS), (data.load_digits, recipes.DIGITS)):
             dataset = load()
@@ -161,9 +161,11 @@ def demo(
             records.append({**trained.as_json(), "files": files})
             if not as_json:
                 terminal.print_training(trained, files)
-            terminal.end_if_interrupted(trained)
+            if trained.result.ended == "interrupted":
+                break
         if as_json:
             terminal.print_json({"ok": True, "trainings": records})
+        terminal.end_if_interrupted(trained)
 
 
 def recipe_of(data: str, loss: Loss, hidden: str | None, **settings: Any) -> Recipe:
