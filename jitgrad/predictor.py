@@ -17,7 +17,7 @@ from jitgrad import metrics as measures
 from jitgrad.api import jit
 from jitgrad.columns import LEFT_OUT, NUMBER, Cell, Column, is_missing, is_number, number
 from jitgrad.data import Dataset
-from jitgrad.errors import CheckpointError, DataError, ShapeError, explain
+from jitgrad.errors import CheckpointError, DataError, DtypeError, ShapeError, explain
 from jitgrad.layers import ACTIVATIONS, named
 from jitgrad.tables import Table, read_table
 
@@ -114,9 +114,14 @@ class Predictor:
     def predict(self, raw: Any) -> Array:
         """What is predicted for features as they are measured, (n, features): (n,) numbers, or names of classes.
 
-        raises: ShapeError
+        raises: ShapeError, DtypeError
         """
-        raw = np.asarray(raw, np.float64)
+        try:
+            raw = np.asarray(raw, np.float64)
+        except (TypeError, ValueError) as error:
+            raise DtypeError(explain(f"The model takes {len(self.features)} numbers an example: {error}.", None,
+                                     f"They are: {', '.join(self.features)}. A table in a file goes to predict_table."
+                                     )) from None
         if raw.ndim != 2 or raw.shape[1] != len(self.features):
             raise ShapeError(explain(f"The model takes {len(self.features)} features, a row an example.",
                                      f"an array of shape {raw.shape}", f"They are: {', '.join(self.features)}."))

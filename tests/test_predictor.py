@@ -15,7 +15,7 @@ from command import QUICK, run
 
 import jitgrad as jg
 from jitgrad import data, predictor, recipes
-from jitgrad.errors import ArgumentError, CheckpointError, DataError, ShapeError
+from jitgrad.errors import ArgumentError, CheckpointError, DataError, DtypeError, ShapeError
 
 pytestmark = pytest.mark.usefixtures("shell")
 
@@ -121,6 +121,8 @@ def test_a_table_that_does_not_fit_is_an_error(text: str, says: list[str]):
         assert part in str(caught.value)
     with pytest.raises(ShapeError, match=r"takes 5 features.*\n.*\(2, 3\)\n.*area, area missing, town=Bonn"):
         model.predict(np.zeros((2, 3)))
+    with pytest.raises(DtypeError, match=r"takes 5 numbers an example: could not convert.*\n.*predict_table"):
+        model.predict([["50", "", "Ulm", "2012-05-01", "0"]])
 
 
 @pytest.mark.parametrize("truth", ["", "?", "dear", "1e"])
