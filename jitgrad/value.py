@@ -20,6 +20,7 @@ import numpy as np
 from jitgrad import errors, nans, operators
 from jitgrad.compiler.graph import OPS, Node, Number, Op
 from jitgrad.ledger import ADD, BY_CODE, CODE, GIVEN, HOOKED, MUL, SERIALS, Full, Ledger, current, hand_down, successor
+from jitgrad.recording import Recording
 from jitgrad.rules import derivative as derivative
 from jitgrad.rules import reference as reference
 
@@ -41,22 +42,7 @@ def watch(change: int) -> None:
         _recordings += change
 
 
-class _Recording(threading.local):
-    """The recorder of the function that this thread is recording, or None."""
-
-    _recorder: Any = None
-
-    @property
-    def recorder(self) -> Any:
-        return self._recorder
-
-    @recorder.setter
-    def recorder(self, recorder: Any) -> None:
-        watch((recorder is not None) - (self._recorder is not None))
-        self._recorder = recorder
-
-
-RECORDING = _Recording()
+RECORDING = Recording(watch)
 
 
 class Value:
@@ -64,8 +50,8 @@ class Value:
 
     data: the number; grad: the derivative of the last root `backward` was called on, summed over calls as in
     micrograd; _prev: the Values it was made from, in order; _op: the operation's symbol; label: a name for pictures.
-    Other attributes may be set freely. A `_backward` function set on a Value replaces its derivative rule, which is
-    micrograd's way of adding an operation by hand.
+    Other attributes may be set freely. `_backward()` hands the gradient on to what the Value was made from, no further; a
+    function set in its place replaces the derivative rule, which is micrograd's way of adding an operation by hand.
     """
 
     __slots__ = ("__dict__", "__weakref__", "data", "grad")
@@ -96,7 +82,7 @@ class Value:
 
     @property
     def _backward(self) -> Callable[[], None] | None:
-        return self._own
+        return self._own or (lambda: None)
 
     @_backward.setter
     def _backward(self, function: Callable[[], None] | None) -> None:
@@ -273,11 +259,19 @@ class Computed(Value):
     @property
     def _backward(self) -> Callable[[], None] | None:
         own = self._ledger.own.get(self._index)
-        return None if own is None else own[0]
+        return self._hand_on if own is None else own[0]
 
     @_backward.setter
     def _backward(self, function: Callable[[], None] | None) -> None:
         self._ledger.replace_rule(self._index, function)
+
+    def _hand_on(self) -> None:
+        operands, rule = self._args, self._rule
+        if rule.vjp is not None:
+            handed = derivative(rule)(self.grad, self._number(), *map(number_of, operands))
+            for a, g in zip(operands, handed, strict=True):
+                if isinstance(a, Value):
+                    a.grad += g
 
     def __reduce__(self) -> Any:
         return Computed.at, (self._ledger, self._index), self.__dict__ or None     # no read, and no assignment, of data

@@ -20,7 +20,7 @@ LAYERS = [
     ["kernels"],
     ["compiler"],
     ["backends"],
-    ["nans", "rules", "summary"],
+    ["nans", "recording", "rules", "summary"],
     ["ledger"],
     ["operators", "value"],
     ["trace", "arguments", "debug", "soundness", "walk"],

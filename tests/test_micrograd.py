@@ -272,6 +272,54 @@ def test_a_backward_function_of_the_users_own() -> None:
     assert out._prev == (x,)
 
 
+def test_backpropagation_by_hand() -> None:
+    """As micrograd's lecture does it: node by node, and by a loop over a sorted graph."""
+    x1, x2, w1, w2, b = (Value(v) for v in (2.0, 0.0, -3.0, 1.0, 6.75))
+    s = x1 * w1 + x2 * w2
+    n = (s + b) * 2
+    o = n.relu() ** 3
+    o.grad = 1.0
+    o._backward()
+    assert o._prev
+    (r,) = o._prev
+    r._backward()
+    n._backward()
+    b._backward()
+    assert (n.grad, b.grad, x1.grad) == (3 * 1.5**2, 0, 0), "no further than its own operands"
+
+    x = Value(3.0)
+    y = x * x + 2 * x - x / 4
+    z = (y - x) * y
+    order: list[Any] = []
+    seen: set[Any] = set()
+
+    def build(v: Any) -> None:
+        if v not in seen:
+            seen.add(v)
+            for child in v._prev:
+                build(child)
+            order.append(v)
+    build(z)
+    z.grad = 1.0
+    for v in reversed(order):
+        v._backward()
+    assert x.grad == (2 * 3 + 1.75 - 1) * 14.25 + 11.25 * (2 * 3 + 1.75)
+    z.backward()
+    assert z.grad == 1
+
+
+def test_a_subclass_with_operations_of_its_own() -> None:
+    class Mine(Value):
+        def cubed(self) -> Any:
+            return self * self * self
+
+    x = Mine(2.0, label="x")
+    y = x.cubed() + x - 1
+    y.backward()
+    assert (y.data, x.grad) == (9.0, 13.0)
+    assert jg.compile(y, device="interpret").backward() == 9.0
+
+
 def test_conditions_of_values() -> None:
     a, b = Value(1.0), Value(2.0)
     assert a < b

@@ -18,7 +18,7 @@ from jitgrad.backends.native import Native, native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import fused_body, interpreter, movement, shared_slots
 from jitgrad.compiler.identity import of_program, of_table
-from jitgrad.compiler.products import Tables, tabulate
+from jitgrad.compiler.products import Tables, is_scattered, tabulate
 from jitgrad.compiler.program import Program, Results
 from jitgrad.kernels import dense, place
 
@@ -137,7 +137,8 @@ class CpuKernel:
     def __init__(self, program: Program):
         self.program = program
         tape, _ = program.rolled
-        self.tables: Tables | None = None if schedule.is_fused(tape) else self._tabulate()
+        fused = schedule.is_fused(tape) and not is_scattered(tape, program.reduced_rows)
+        self.tables: Tables | None = None if fused else self._tabulate()
         self.sums = len(program.reduced_rows)
         self.plan = schedule.for_cpu(program.dtype, None if self.tables is None else self.tables.v_size, self.sums)
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}

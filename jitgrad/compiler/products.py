@@ -119,6 +119,15 @@ def tabulate(tape: Tape, reduced: Rows, examples: Rows) -> Tables:
     return tables
 
 
+def is_scattered(tape: Tape, reduced: Rows) -> bool:
+    """Whether much of a tape is rows that need not be computed, as they are in a straight line: a scatter does without."""
+    if not any(i.op is OPS["eq"] for i in tape.instructions):
+        return False
+    once, ends = single_use(tape, reduced), np.zeros(tape.size, bool)
+    ends[reduced] = once[reduced]
+    return bool(4 * OneHot(tape, once, ends).rows.sum() >= tape.operations())
+
+
 class Tabulation:
     """Finds what need not be stored, numbers the rest and writes the tables' lines, each row written by one line.
 
