@@ -40,6 +40,8 @@ def watch(command: Callable[[float], Sequence[str]], report: Report, budget: flo
                 return                              # it did not even begin, and nor would the next
             record["done"] += 1
             report.save()
+        if time.monotonic() > stop + GRACE:
+            return
         report.say("a new process goes on")
 
 

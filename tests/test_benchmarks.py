@@ -425,8 +425,10 @@ def test_a_gpu_report_ends_when_its_time_is_up(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(gpu_watch, "GRACE", 1.0)
     report = gpu_report.Report(False, 0.0, lambda _: None, tmp_path / "gpu.json")
     report.save()
-    gpu_watch.watch(lambda left: [sys.executable, "-c", PROCESS, str(report.path), "hangs"], report, 0.5)
+    gpu_watch.watch(lambda left: [sys.executable, "-c", PROCESS, str(report.path), "hangs", "done"], report, 1.0)
+    assert [f["name"] for f in report.record["failures"]] == ["case 0"]
     assert "was stopped" in report.record["failures"][0]["why"]
+    assert report.record["done"] == 1, "no process comes after it"
 
 
 @pytest.mark.parametrize("name", gpu_checks.families())

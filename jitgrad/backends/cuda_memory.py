@@ -38,7 +38,8 @@ STAGED = 1 << 20                   # smaller arrays the driver copies by itself
 OUT_OF_MEMORY = 2                  # CUDA_ERROR_OUT_OF_MEMORY
 
 _LOCK = threading.RLock()          # reentrant: the garbage collector may end a lease at any time
-_free: dict[tuple[int, int], list[Any]] = defaultdict(list)
+_free: dict[tuple[int, int], list[Any]] = defaultdict(list)         # by (GPU, bytes)
+_kept = [0]                        # bytes in _free
 # What is lent, by its id. Of a cycle that holds a lease the garbage collector would run numba's finalizer of the memory too,
 # and before the lease's: the driver would have the memory back, and the next lease it as well.
 _lent: dict[int, Any] = {}
@@ -77,6 +78,7 @@ class _Lease:
     def __del__(self) -> None:
         with _LOCK:
             _free[self.key].append(_lent.pop(self.number))
+            _kept[0] += self.key[1]
 
 
 def has_been_used() -> bool:
@@ -101,7 +103,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, device: int = 0) -> D
     size += -size % ROUNDING
     key = device, size
     with _LOCK:
-        memory = _free[key].pop() if _free[key] else _new(size, device)
+        memory = _take(key) if _free[key] else _new(size, device)
         _trim()
     return DeviceArray(_address(memory), shape, dtype, _Lease(key, memory), device, platform=CPU if SIMULATED else CUDA)
 
@@ -124,8 +126,14 @@ def _new(size: int, device: int) -> Any:
 
 def _trim() -> None:
     """Give back to the driver what is kept beyond KEPT, the largest first."""
-    while sum(size * len(blocks) for (_, size), blocks in _free.items()) > KEPT:
-        _free[max((key for key, blocks in _free.items() if blocks), key=lambda key: key[1])].pop()
+    while _kept[0] > KEPT:
+        _take(max((key for key, blocks in _free.items() if blocks), key=lambda key: key[1]))
+
+
+def _take(key: tuple[int, int]) -> Any:
+    """Memory that is kept."""
+    _kept[0] -= key[1]
+    return _free[key].pop()
 
 
 def _ask(size: int, device: int) -> Any:
@@ -164,6 +172,7 @@ def release() -> None:
     """Give back to the driver what is not in use."""
     with _LOCK:
         _free.clear()
+        _kept[0] = 0
 
 
 def native(array: DeviceArray) -> Any:
