@@ -336,13 +336,13 @@ def test_an_installed_jitgrad_is_measured_from_a_checkout(tmp_path: Path) -> Non
     package = Path(importlib.import_module("jitgrad").__file__ or "").parent
     shutil.copytree(package, tmp_path / "jitgrad", ignore=shutil.ignore_patterns("__pycache__"))
     # -P: not the jitgrad of the folder the command is given in.
-    words = ["-P", "-m", "jitgrad", "bench", "overhead/1", "import", "--quick", "--json"]
+    words = ["-P", "-m", "jitgrad", "bench", "instructions/micrograd", "memory/mlp", "--quick", "--json"]
     run = subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
                          capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["commit"] == "unknown"
-    assert [r["name"] for r in report["cases"]] == ["overhead/1", "import"]
+    assert [r["name"] for r in report["cases"]] == ["instructions/micrograd", "memory/mlp"]
 
 
 # Scaling over Dask's workers, a command and a page of its own.

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,23 @@ def resources(ptx: str) -> dict[str, Any]:
     ptxas = tool("ptxas")
     if ptxas is None:
         return dict.fromkeys(RESOURCES)
-    with tempfile.TemporaryDirectory() as folder:
-        said = _assemble(ptxas, ptx, Path(folder))
+    said, _ = _assembled(ptxas, ptx)
     found = [re.search(pattern, said) for pattern in RESOURCES.values()]
     return {name: int(match[1]) if match else 0 for name, match in zip(RESOURCES, found, strict=True)}
 
 
-def _assemble(ptxas: str, ptx: str, folder: Path) -> str:
-    """Make folder/kernel.cubin; returns what ptxas says about it."""
-    (folder / "kernel.ptx").write_text(ptx, encoding="utf-8")
+@lru_cache(8)
+def _assembled(ptxas: str, ptx: str) -> tuple[str, bytes]:
+    """What ptxas says about a kernel, and the kernel it makes; kept for whoever asks for both."""
     architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
     assert architecture is not None
-    done = subprocess.run([ptxas, "-v", f"--gpu-name={architecture[1]}", "kernel.ptx", "-o", "kernel.cubin"],
-                          cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise errors.DeviceError(errors.explain("ptxas refused a generated kernel.", None, done.stderr.strip()))
-    return done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "kernel.ptx").write_text(ptx, encoding="utf-8")
+        done = subprocess.run([ptxas, "-v", f"--gpu-name={architecture[1]}", "kernel.ptx", "-o", "kernel.cubin"],
+                              cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise errors.DeviceError(errors.explain("ptxas refused a generated kernel.", None, done.stderr.strip()))
+        return done.stderr, (Path(folder) / "kernel.cubin").read_bytes()
 
 
 def sass(ptx: str) -> str:
@@ -60,8 +61,9 @@ def sass(ptx: str) -> str:
             raise errors.DeviceError(errors.explain(
                 f"as_text('sass') needs {name}, which is not on this machine.", None,
                 "Install it with: pip install 'jitgrad[cuda]' nvidia-cuda-nvcc, or put a CUDA toolkit on PATH."))
+    _, cubin = _assembled(str(tools["ptxas"]), ptx)
     with tempfile.TemporaryDirectory() as folder:
-        _assemble(str(tools["ptxas"]), ptx, Path(folder))
+        (Path(folder) / "kernel.cubin").write_bytes(cubin)
         done = subprocess.run([str(tools["nvdisasm"]), "-c", "kernel.cubin"], cwd=folder, capture_output=True, text=True,
                               check=True)
     return done.stdout
