@@ -46,7 +46,7 @@ def numbers(size: int, dtype: Any) -> Any:
 @given(dtype=st.sampled_from(DTYPES), stride=st.integers(1, 40), count=st.integers(1, 150), data=st.data())
 def test_transpose(dtype: Any, stride: int, count: int, data: st.DataObject) -> None:
     lanes = 64 // np.dtype(dtype).itemsize
-    columns = data.draw(st.integers(1, min(lanes, stride)))
+    columns = data.draw(st.integers(1, stride))
     first = data.draw(st.integers(0, stride - columns))
     source = numbers(count * stride, dtype)                 # ends with the last example: nothing may be read beyond
     tile = lanes * -(-count // lanes)
@@ -55,6 +55,21 @@ def test_transpose(dtype: Any, stride: int, count: int, data: st.DataObject) -> 
     expected = source.reshape(count, stride)[:, first:first + columns].T
     assert np.array_equal(rows[:columns, :count], expected)
     assert (rows[columns] == 9).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(dtype=st.sampled_from(DTYPES), stride=st.integers(1, 40), count=st.integers(1, 150), data=st.data())
+def test_transpose_back(dtype: Any, stride: int, count: int, data: st.DataObject) -> None:
+    lanes = 64 // np.dtype(dtype).itemsize
+    columns = data.draw(st.integers(1, stride))
+    first = data.draw(st.integers(0, stride - columns))
+    tile = lanes * -(-count // lanes)
+    rows = numbers(columns * tile, dtype).reshape(columns, tile)
+    target = np.full(count * stride, 9, dtype)
+    run(dtype, "transpose_back", address(rows), address(target) + first * target.itemsize, stride, count, tile, columns)
+    expected = np.full((count, stride), 9, dtype)
+    expected[:, first:first + columns] = rows[:, :count].T
+    assert np.array_equal(target.reshape(count, stride), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

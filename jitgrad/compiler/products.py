@@ -51,6 +51,11 @@ class Tables:
         return at
 
     @property
+    def has_products(self) -> bool:
+        """Whether there are sums of products, which run over several vectors of examples at once."""
+        return any(line[0] in (DOT, PAIR) for line in self.lines)
+
+    @property
     def operands(self) -> Rows:
         """All operands."""
         return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)

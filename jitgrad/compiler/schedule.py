@@ -27,20 +27,27 @@ INLINED_LIMIT = 100
 MAX_CHUNKS = 64
 
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
-FUSED_TILE = 1024
+FUSED_TILE = 1040                  # not 1024: rows 4 KiB apart would all lie in one set of the first-level cache
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
 TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
-TAPE_UNITS = 8
+TAPE_VECTORS = 32
+ROWS_BYTES = 1 << 16               # rows of a wide program's tile, where a vector of examples has fewer
+ROWS_VECTORS = 8
 FLUSH_TERMS = 1024                 # lane-wise partial sums go to float64 after so many terms: 64 a lane in float32
 
 
 @dataclass(frozen=True)
 class CpuSchedule:
-    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once."""
+    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once, a multiple of `unit`."""
 
     fused: bool
     lanes: int
     tile: int
+    unit: int
+
+    def tile_for(self, n: int) -> int:
+        """The tile for a batch of n: an interpreter is not to run over vectors without an example."""
+        return self.tile if self.fused else min(self.tile, self.unit * -(-n // self.unit))
 
 
 def is_fused(tape: Tape) -> bool:
@@ -53,14 +60,25 @@ def is_inlined(tape: Tape) -> bool:
     return tape.operations() <= INLINED_LIMIT
 
 
-def for_cpu(dtype: np.dtype[Any], stored: int | None) -> CpuSchedule:
-    """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile."""
+def for_line(dtype: np.dtype[Any]) -> CpuSchedule:
+    """The CPU schedule of a straight line."""
     lanes = VECTOR_BYTES // dtype.itemsize
-    if stored is None:
-        return CpuSchedule(True, lanes, FUSED_TILE)
-    unit = dense.tile_unit(lanes)
-    fitting = TAPE_BYTES // (max(stored, 1) * dtype.itemsize * unit)
-    return CpuSchedule(False, lanes, unit * min(TAPE_UNITS, max(1, fitting)))
+    return CpuSchedule(True, lanes, FUSED_TILE, lanes)
+
+
+def for_rows(dtype: np.dtype[Any], rows: int) -> CpuSchedule:
+    """The CPU schedule of a wide program with so many rows in a tile."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    fitting = ROWS_BYTES // (rows * VECTOR_BYTES)
+    return CpuSchedule(True, lanes, lanes * max(1, min(fitting, ROWS_VECTORS)), lanes)
+
+
+def for_tape(dtype: np.dtype[Any], rows: int, products: bool) -> CpuSchedule:
+    """The CPU schedule of an interpreted tape with so many rows in a tile; products: some of them sums of products."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    unit = dense.tile_unit(lanes) if products else lanes
+    fitting = TAPE_BYTES // (max(rows, 1) * dtype.itemsize * unit)
+    return CpuSchedule(False, lanes, unit * max(1, min(fitting, TAPE_VECTORS * lanes // unit)), unit)
 
 
 # CUDA. The grid depends on the batch size alone, never on the GPU at hand, and so does the order of every sum. An H100
