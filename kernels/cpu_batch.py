@@ -58,7 +58,8 @@ def bring_inputs(call: int, first: int, count: int, sources: int, direct: bool) 
     """Bring a tile's inputs into rows, examples first to first + count.
 
     A move is (array, byte of its first number, numbers from example to example, columns, first row). Where `sources` is a
-    table, it is told where each row lies; a column of neighbouring numbers may then stay where it is, if `direct`.
+    table, it is told where each row lies; a column of neighbouring numbers may then stay where it is, if `direct`. A body
+    that FETCHES knows where rows lie that were brought together, and is told where the next tile's will come from.
     """
     size = word(call, place.SIZE)
     row_bytes = word(call, place.TILE) * size
@@ -74,58 +75,77 @@ def bring_inputs(call: int, first: int, count: int, sources: int, direct: bool) 
             run(word(call, place.GATHER), target, source, stride, count, 0, 0)
         else:
             run(word(call, place.TRANSPOSE), target, source, stride, count, word(call, place.TILE), columns)
-        if sources != 0:
+        if columns > 1 and word(call, place.FETCHES) == 1:
+            put(sources, row, source + count * stride * size)
+        elif sources != 0:
             for c in range(columns):
                 put(sources, row + c, target + c * row_bytes)
 
 
 @register_jitable
-def out_column(call: int, c: int, first: int) -> int:
-    """Where per-example result c of example `first` goes: (array, byte of its first number, stride, row, –)."""
-    line = word(call, place.OUTS) + place.LINE * c
-    return word(word(call, place.RESULTS), word(line, 0)) + word(line, 1) + first * word(line, 2) * word(call, place.SIZE)
+def result(call: int, move: int, first: int) -> int:
+    """Where the per-example results of a move begin for example `first`."""
+    size = word(call, place.SIZE)
+    return word(word(call, place.RESULTS), word(move, 0)) + word(move, 1) + first * word(move, 2) * size
 
 
 @register_jitable
-def take_out(call: int, c: int, first: int, count: int) -> None:
-    """Write a row of per-example results where it belongs."""
-    line = word(call, place.OUTS) + place.LINE * c
-    row = word(call, place.ROWS) + word(line, 3) * word(call, place.TILE) * word(call, place.SIZE)
-    streams = word(call, place.STREAMING) == 1 and word(line, 2) == 1
-    kernel = word(call, place.STREAM) if streams else word(call, place.SCATTER)
-    run(kernel, row, out_column(call, c, first), word(line, 2), count, 0, 0)
+def take_out(call: int, move: int, first: int, count: int) -> None:
+    """Write rows of per-example results where they belong."""
+    size, tile = word(call, place.SIZE), word(call, place.TILE)
+    stride, columns = word(move, 2), word(move, 3)
+    rows, target = word(call, place.ROWS) + word(move, 4) * tile * size, result(call, move, first)
+    if columns == 1:
+        streams = word(call, place.STREAMING) == 1 and stride == 1
+        run(word(call, place.STREAM) if streams else word(call, place.SCATTER), rows, target, stride, count, 0, 0)
+    else:
+        run(word(call, place.TRANSPOSE_BACK), rows, target, stride, count, tile, columns)
 
 
 def run_body(call: int) -> None:
     """The shell around a straight-line body.
 
-    BODY(shared, inputs, outputs, partial, count, 0): addresses of the shared numbers, of a table with the address of
-    each column's numbers for this tile, of another for the per-example results, and of the lane-wise partial sums. A
-    column of neighbouring numbers is read and written where it is, unless the tile ends within a vector or results are to
-    bypass the caches.
+    BODY(shared, inputs, outputs, partial, count, rows): addresses of the shared numbers, of a table with the address of
+    each column's numbers for this tile, of another for the per-example results, of the lane-wise partial sums, and of the
+    tile's rows. A column of neighbouring numbers is read and written where it is, unless the tile ends within a vector or
+    results are to bypass the caches. A body that FETCHES is told where rows will go together.
     """
     lanes, tile = word(call, place.LANES), word(call, place.TILE)
     sources, targets = word(call, place.SOURCES), word(call, place.TARGETS)
     bounds, sums, sum_count = word(call, place.BOUNDS), word(call, place.SUMS), word(call, place.SUM_COUNT)
     row_bytes = tile * word(call, place.SIZE)
     for chunk in range(word(call, place.FIRST_CHUNK), word(call, place.LAST_CHUNK)):
+        waiting = 0
         first, stop = word(bounds, chunk), word(bounds, chunk + 1)
         while first < stop:
             count = min(tile, stop - first)
             whole = count % lanes == 0
             written = whole and word(call, place.STREAMING) == 0
             bring_inputs(call, first, count, sources, whole)
-            for c in range(word(call, place.OUT_COUNT)):
-                line = word(call, place.OUTS) + place.LINE * c
-                direct = written and word(line, 2) == 1
-                row = word(call, place.ROWS) + word(line, 3) * row_bytes
-                put(targets, c, out_column(call, c, first) if direct else row)
-            run(word(call, place.BODY), word(call, place.SHARED), sources, targets, word(call, place.PARTIAL), count, 0)
-            run(word(call, place.FLUSH), word(call, place.PARTIAL), sums + 8 * chunk * sum_count, sum_count, 0, 0, 0)
-            for c in range(word(call, place.OUT_COUNT)):
-                if not (written and word(word(call, place.OUTS) + place.LINE * c, 2) == 1):
-                    take_out(call, c, first, count)
+            c = 0
+            for m in range(word(call, place.OUT_COUNT)):
+                move = word(call, place.OUTS) + place.LINE * m
+                if written and word(move, 2) == 1:
+                    put(targets, c, result(call, move, first))
+                    c += 1
+                elif word(call, place.FETCHES) == 1 and word(move, 3) > 1:
+                    put(targets, c, result(call, move, first))
+                    c += word(move, 3)
+                else:
+                    for j in range(word(move, 3)):
+                        put(targets, c, word(call, place.ROWS) + (word(move, 4) + j) * row_bytes)
+                        c += 1
+            run(word(call, place.BODY), word(call, place.SHARED), sources, targets, word(call, place.PARTIAL), count,
+                word(call, place.ROWS))
+            for m in range(word(call, place.OUT_COUNT)):
+                move = word(call, place.OUTS) + place.LINE * m
+                if not (written and word(move, 2) == 1):
+                    take_out(call, move, first, count)
             first += tile
+            waiting += count
+            if waiting >= word(call, place.FLUSH_AFTER) or first >= stop:
+                run(word(call, place.FLUSH), word(call, place.PARTIAL), sums + 8 * chunk * sum_count, sum_count, 0, 0, 0)
+                waiting = 0
 
 
 @register_jitable
@@ -185,8 +205,8 @@ def run_tape(call: int) -> None:
                           place.OUTER_ONE if rows == 1 else place.OUTER_BLOCK)
                 run(word(call, kernel), v, operands + 4 * word(line, 2), sums + 8 * chunk * sum_count, word(line, 1), tile,
                     count)
-            for c in range(word(call, place.OUT_COUNT)):
-                take_out(call, c, first, count)
+            for m in range(word(call, place.OUT_COUNT)):
+                take_out(call, word(call, place.OUTS) + place.LINE * m, first, count)
             first += tile
 
 

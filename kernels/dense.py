@@ -78,6 +78,28 @@ class Block:
         """Write a vector beginning at pointer[at]."""
         self.builder.store(value, self.address(pointer, at), align=self.size)
 
+    def load_first(self, pointer: ir.Value, at: ir.Value, count: ir.Value) -> ir.Value:
+        """The first `count` numbers of the vector beginning at pointer[at], and zeros; no other is touched."""
+        where, first = self.address(pointer, at), self.first(count)
+        function = self._masked("load", self.vector, [where.type, I32, first.type, self.vector])
+        return self.builder.call(function, [where, ir.Constant(I32, self.size), first, self.zero()])
+
+    def store_first(self, value: ir.Value, pointer: ir.Value, at: ir.Value, count: ir.Value) -> None:
+        """Write the first `count` numbers of a vector beginning at pointer[at]."""
+        where, first = self.address(pointer, at), self.first(count)
+        function = self._masked("store", ir.VoidType(), [self.vector, where.type, I32, first.type])
+        self.builder.call(function, [value, where, ir.Constant(I32, self.size), first])
+
+    def first(self, count: ir.Value) -> ir.Value:
+        """Which lanes come before lane `count`."""
+        lane = ir.Constant(ir.VectorType(I64, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", lane, self.splat(count))
+
+    def _masked(self, does: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
+        vector = f"v{self.lanes}f{8 * self.size}"
+        name, module = f"llvm.masked.{does}.{vector}.p0{vector}", self.builder.module
+        return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, kinds), name)
+
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A number in every lane."""
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
@@ -277,11 +299,7 @@ def _over_examples(k: Block, count: ir.Value, sums: _Sums, added: Callable[[ir.V
             for one, value in zip(row, values, strict=True):
                 b.store(value, one)
     with b.if_then(b.icmp_signed("<", whole, count)):
-        lane = ir.Constant(ir.VectorType(I64, k.lanes), list(range(k.lanes)))
-        undefined = ir.Constant(lane.type, ir.Undefined)
-        left = b.insert_element(undefined, b.sub(count, whole), ir.Constant(I32, 0))
-        left = b.shuffle_vector(left, undefined, ir.Constant(ir.VectorType(I32, k.lanes), [0] * k.lanes))
-        exists = b.icmp_signed("<", lane, left)
+        exists = k.first(b.sub(count, whole))
         for row, values in zip(sums, added(whole), strict=True):
             for one, value in zip(row, values, strict=True):
                 b.store(b.select(exists, value, b.load(one)), one)

@@ -5,6 +5,7 @@ Addresses and sizes are run-time arguments, so that each compiles once for all p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,34 +63,92 @@ def stream(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
 def transpose(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
     """`void transpose(row, source, stride, count, tile, columns)`: row[c · tile + k] = source[k · stride + c].
 
-    For k < count and c < columns, at most `lanes` of them. A square of `lanes` examples by `lanes` numbers is turned in
-    registers; it may read numbers beyond its columns, those of the next examples, and so ends where there are none.
+    For k < count and c < columns. Squares of `lanes` examples by `lanes` numbers are turned in registers; of the last one
+    whole vectors are written to the rows.
     """
     k = Block(module, dtype, lanes, "jitgrad_transpose", ("row", "source", "stride", "count", "tile", "columns"))
     row, source, stride, count, tile, columns = k.function.args
     b = k.builder
-    # A whole vector read at the last example of a square must not leave this tile's examples.
-    beyond = b.sdiv(b.add(b.sub(k.number(lanes), columns), b.sub(stride, k.number(1))), stride)
-    safe = b.sub(count, beyond)
-    whole = b.sub(safe, b.srem(safe, k.number(lanes)))
-    whole = b.select(b.icmp_signed("<", whole, k.number(0)), k.number(0), whole)
-    with k.loop(k.number(0), whole, lanes) as at:
-        square = [k.load(source, b.mul(b.add(at, k.number(j)), stride)) for j in range(lanes)]
-        for _ in range(lanes.bit_length() - 1):
-            square = [half for j in range(lanes // 2) for half in _interleave(k, square[j], square[j + lanes // 2])]
+
+    def put(numbers: ir.Value, at: ir.Value, c: ir.Value) -> None:
+        k.store(numbers, row, b.add(b.mul(tile, c), at))
+
+    def whole(at: ir.Value, c: ir.Value) -> None:
+        square = [k.load(source, b.add(b.mul(b.add(at, k.number(j)), stride), c)) for j in range(lanes)]
+        for j, numbers in enumerate(_turned(k, square)):
+            put(numbers, at, b.add(c, k.number(j)))
+
+    def edge(at: ir.Value, c: ir.Value, width: ir.Value) -> None:
+        last = b.sub(count, k.number(1))
+        examples = [_least(b, b.add(at, k.number(j)), last) for j in range(lanes)]
+        square = [k.load_first(source, b.add(b.mul(example, stride), c), width) for example in examples]
         done = k.function.append_basic_block("done")
-        for c in range(lanes):
-            k.store(square[c], row, b.add(b.mul(tile, k.number(c)), at))
-            if c + 1 < lanes:
-                more = k.function.append_basic_block("more")
-                b.cbranch(b.icmp_signed("<", k.number(c + 1), columns), more, done)
-                b.position_at_end(more)
+        for j, numbers in enumerate(_turned(k, square)):
+            put(numbers, at, b.add(c, k.number(j)))
+            more = k.function.append_basic_block("more")
+            b.cbranch(b.icmp_signed("<", k.number(j + 1), width), more, done)
+            b.position_at_end(more)
         b.branch(done)
         b.position_at_end(done)
-    with k.loop(whole, count, 1) as at, k.loop(k.number(0), columns, 1) as c:
-        number = b.load(b.gep(source, [b.add(b.mul(at, stride), c)]))
-        b.store(number, b.gep(row, [b.add(b.mul(c, tile), at)]))
+    _squares(k, count, columns, whole, edge)
+
+
+def transpose_back(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> None:
+    """`void transpose_back(row, target, stride, count, tile, columns)`: target[k · stride + c] = row[c · tile + k].
+
+    For k < count and c < columns.
+    """
+    k = Block(module, dtype, lanes, "jitgrad_transpose_back", ("row", "target", "stride", "count", "tile", "columns"))
+    row, target, stride, count, tile, columns = k.function.args
+    b = k.builder
+
+    def whole(at: ir.Value, c: ir.Value) -> None:
+        square = [k.load(row, b.add(b.mul(tile, b.add(c, k.number(j))), at)) for j in range(lanes)]
+        for j, numbers in enumerate(_turned(k, square)):
+            k.store(numbers, target, b.add(b.mul(b.add(at, k.number(j)), stride), c))
+
+    def edge(at: ir.Value, c: ir.Value, width: ir.Value) -> None:
+        last = b.sub(width, k.number(1))
+        places = [b.add(c, _least(b, k.number(j), last)) for j in range(lanes)]
+        square = [k.load(row, b.add(b.mul(tile, place), at)) for place in places]
+        for j, numbers in enumerate(_turned(k, square)):
+            example = b.add(at, k.number(j))
+            there = b.select(b.icmp_signed("<", example, count), width, k.number(0))
+            k.store_first(numbers, target, b.add(b.mul(example, stride), c), there)
+    _squares(k, count, columns, whole, edge)
+
+
+def _squares(k: Block, count: ir.Value, columns: ir.Value, whole: Callable[[ir.Value, ir.Value], None],
+             edge: Callable[[ir.Value, ir.Value, ir.Value], None]) -> None:
+    """The rest of a function over `count` examples by `columns`: whole(example, column) for a whole square, else
+    edge(example, column, columns of it).
+
+    The last square of a row ends with the row, and does again what the one before it did.
+    """
+    b, lanes = k.builder, k.number(k.lanes)
+    last = b.sub(columns, lanes)
+    narrow = b.icmp_signed("<", last, k.number(0))
+    last, width = b.select(narrow, k.number(0), last), b.select(narrow, columns, lanes)
+    turned = b.select(narrow, k.number(0), b.sub(count, b.srem(count, lanes)))
+    with k.loop(k.number(0), columns, k.lanes) as c:
+        begin = _least(b, c, last)
+        with k.loop(k.number(0), turned, k.lanes) as at:
+            whole(at, begin)
+        with k.loop(turned, count, k.lanes) as at:
+            edge(at, begin, width)
     b.ret_void()
+
+
+def _least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def _turned(k: Block, square: list[ir.Value]) -> list[ir.Value]:
+    """A square's columns, from its rows."""
+    half = k.lanes // 2
+    for _ in range(k.lanes.bit_length() - 1):
+        square = [both for j in range(half) for both in _interleave(k, square[j], square[j + half])]
+    return square
 
 
 def _interleave(k: Block, x: ir.Value, y: ir.Value) -> list[ir.Value]:

@@ -7,6 +7,7 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 
 import jitgrad as jg
@@ -174,3 +175,33 @@ def batch_for(made: Program, n: int, seed: int = 0) -> tuple[Array, list[Array]]
         drawn = rng.integers(0, 2, (n, leaf.width)) if labels else rng.normal(size=(n, leaf.width))
         batched.append(drawn.astype(made.dtype))
     return shared, batched
+
+
+@st.composite
+def row_losses(draw: Any) -> Callable[..., Any]:
+    """A loss of two rows in a handful of steps, each of what was made before: on rows, on numbers, from one to the other."""
+    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 5), st.integers(0, 5)),
+                          min_size=2, max_size=6))
+
+    def loss(a: Any, b: Any, y: Any) -> Any:
+        rows, numbers = [a, b], [np.sum(a) / len(a)]
+        for name, j, k in steps:
+            row, other, number = rows[j % len(rows)], rows[k % len(rows)], numbers[k % len(numbers)]
+            made = STEPS[name](row, other, number, y)
+            (rows if isinstance(made, np.ndarray) else numbers).append(made)
+        return np.sum(rows[-1]) + sum(numbers)
+    return loss
+
+
+STEPS: dict[str, Callable[..., Any]] = {
+    "together": lambda row, other, number, y: row - 0.5 * other,
+    "product": lambda row, other, number, y: 0.1 * row * other,
+    "shifted": lambda row, other, number, y: jg.tanh(row + number),
+    "chosen": lambda row, other, number, y: np.array([jg.where(a < b, a, jg.sin(number))
+                                                      for a, b in zip(row, other, strict=True)]),
+    "sum": lambda row, other, number, y: np.sum(row * other) / len(row),
+    "largest": lambda row, other, number, y: jg.stop_gradient(reduce(jg.maximum, row)),
+    "smallest": lambda row, other, number, y: jg.stop_gradient(reduce(jg.minimum, other)) * number,
+    "element": lambda row, other, number, y: jg.take(row, y),
+    "number": lambda row, other, number, y: jg.cos(number),
+}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitgrad.compiler import schedule
+from jitgrad.compiler import schedule, wide
 
 # Two evaluations of one formula in float64, by libraries good to a few ulp (ε = 2.2e-16) over some dozens of operations.
 FLOAT64 = 1e-10
@@ -19,7 +19,8 @@ FLOAT32 = 4e-6
 # Central differences of step ε^(1/3) are good to ε^(2/3) = 4e-11 times the third derivative and cancellation.
 DIFFERENCES = 2e-7
 
-# "cpu" is the straight-line kernel, "cpu-tape" the CPU's interpreter of tapes, which large programs get.
+# "cpu" is the straight-line kernel, "cpu-tape" the CPU's interpreter of tapes, which large programs get. Programs over long
+# rows get one more form, see test_wide_rows.py.
 OURS = ("interpret", "cpu", "cpu-tape")
 BACKENDS = (*OURS, "jax")
 # What a GPU would run, straight line and interpreter, as PTX on ptx_machine: slow, so for what is compiled once.
@@ -34,6 +35,8 @@ def forced(backend: str) -> Iterator[str]:
         if device in ("cpu", "cuda"):
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr(schedule, "FUSED_LIMIT", -1 if tape else 10**9)
+        if device == "cpu":
+            patch.setattr(wide, "NARROWEST", 10**9)
         if device == "cuda":
             pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
             from cuda_emulation import emulated

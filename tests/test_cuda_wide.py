@@ -20,7 +20,7 @@ from llvmlite import ir
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
 from cuda_host import HostWarp, aligned
-from cuda_programs import PROGRAMS, ROWS, batch_for, program
+from cuda_programs import PROGRAMS, ROWS, batch_for, program, row_losses
 from referees import assert_close, assert_same_bits
 
 import jitgrad as jg
@@ -248,37 +248,7 @@ def test_a_softmax_is_a_few_operations_on_whole_rows() -> None:
     assert [term.op.name for term in wide.terms if term.kind == "reduce" and term.op] == ["maximum", "sum"]
 
 
-@st.composite
-def _row_losses(draw: Any) -> Callable[..., Any]:
-    """A loss of two rows in a handful of steps, each of what was made before: on rows, on numbers, from one to the other."""
-    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(_STEPS)), st.integers(0, 5), st.integers(0, 5)),
-                          min_size=2, max_size=6))
-
-    def loss(a: Any, b: Any, y: Any) -> Any:
-        rows, numbers = [a, b], [np.sum(a) / len(a)]
-        for name, j, k in steps:
-            row, other, number = rows[j % len(rows)], rows[k % len(rows)], numbers[k % len(numbers)]
-            made = _STEPS[name](row, other, number, y)
-            (rows if isinstance(made, np.ndarray) else numbers).append(made)
-        return np.sum(rows[-1]) + sum(numbers)
-    return loss
-
-
-_STEPS: dict[str, Callable[..., Any]] = {
-    "together": lambda row, other, number, y: row - 0.5 * other,
-    "product": lambda row, other, number, y: 0.1 * row * other,
-    "shifted": lambda row, other, number, y: jg.tanh(row + number),
-    "chosen": lambda row, other, number, y: np.array([jg.where(a < b, a, jg.sin(number))
-                                                      for a, b in zip(row, other, strict=True)]),
-    "sum": lambda row, other, number, y: np.sum(row * other) / len(row),
-    "largest": lambda row, other, number, y: jg.stop_gradient(reduce(jg.maximum, row)),
-    "smallest": lambda row, other, number, y: jg.stop_gradient(reduce(jg.minimum, other)) * number,
-    "element": lambda row, other, number, y: jg.take(row, y),
-    "number": lambda row, other, number, y: jg.cos(number),
-}
-
-
-@hypothesis.given(loss=_row_losses(), width=st.integers(32, 90), words=st.sampled_from([8, 32]),
+@hypothesis.given(loss=row_losses(), width=st.integers(32, 90), words=st.sampled_from([8, 32]),
                   how=st.sampled_from([{"reduce": "sum"}, {"reduce": None}, {"in_axes": (None, 0, 0)}]))
 @hypothesis.settings(max_examples=20)
 def test_any_loss_of_rows(loss: Callable[..., Any], width: int, words: int, how: dict[str, Any]) -> None:

@@ -86,12 +86,12 @@ def assert_same(found: FitResult, expected: FitResult) -> None:
         assert found.params[name].dtype == expected.params[name].dtype
 
 
-def both(**keywords: Any) -> tuple[FitResult, FitResult]:
+def both(objective: Any = model, **keywords: Any) -> tuple[FitResult, FitResult]:
     with counting_slices() as calls:
-        compiled = jg.fit(model, progress=False, device="cpu", **keywords)
+        compiled = jg.fit(objective, progress=False, device="cpu", **keywords)
     assert sum(calls) == compiled.steps
     with one_by_one():
-        return compiled, jg.fit(model, progress=False, device="cpu", **keywords)
+        return compiled, jg.fit(objective, progress=False, device="cpu", **keywords)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -99,6 +99,14 @@ def both(**keywords: Any) -> tuple[FitResult, FitResult]:
 def test_every_optimizer_makes_the_same_steps(name: str, dtype: type) -> None:
     assert_same(*both(params=parameters(dtype), data=examples(37, dtype), optimizer=OPTIMIZERS[name](), epochs=5,
                       batch_size=10, seed=3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_model_over_long_rows_makes_the_same_steps(dtype: type) -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(150, 50)).astype(dtype), draw.integers(0, 2, 150).astype(dtype)
+    assert_same(*both(lambda p, x, y: jg.losses.binary_cross_entropy(p["w"] @ x + p["b"], y),
+                      params={"w": np.zeros(50, dtype), "b": dtype(0)}, data=(x, y), epochs=3, batch_size=40, seed=3))
 
 
 @pytest.mark.parametrize("options", [

@@ -33,7 +33,7 @@ def run(dtype: Any, name: str, *arguments: int) -> None:
     for made in (movement, interpreter):
         if (made, dtype) not in _CODE:
             _CODE[made, dtype] = native(partial(made, dtype, lanes), f"test {made.__name__}", dtype.name)
-    code = _CODE[movement if name in ("transpose", "gather", "scatter") else interpreter, dtype]
+    code = _CODE[movement if name in ("transpose", "transpose_back", "gather", "scatter") else interpreter, dtype]
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(code.address(f"jitgrad_{name}"))(
         *arguments, *[0] * (6 - len(arguments)))
 
@@ -46,7 +46,7 @@ def numbers(size: int, dtype: Any) -> Any:
 @given(dtype=st.sampled_from(DTYPES), stride=st.integers(1, 40), count=st.integers(1, 150), data=st.data())
 def test_transpose(dtype: Any, stride: int, count: int, data: st.DataObject) -> None:
     lanes = 64 // np.dtype(dtype).itemsize
-    columns = data.draw(st.integers(1, min(lanes, stride)))
+    columns = data.draw(st.integers(1, stride))
     first = data.draw(st.integers(0, stride - columns))
     source = numbers(count * stride, dtype)                 # ends with the last example: nothing may be read beyond
     tile = lanes * -(-count // lanes)
@@ -55,6 +55,21 @@ def test_transpose(dtype: Any, stride: int, count: int, data: st.DataObject) -> 
     expected = source.reshape(count, stride)[:, first:first + columns].T
     assert np.array_equal(rows[:columns, :count], expected)
     assert (rows[columns] == 9).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(dtype=st.sampled_from(DTYPES), stride=st.integers(1, 40), count=st.integers(1, 150), data=st.data())
+def test_transpose_back(dtype: Any, stride: int, count: int, data: st.DataObject) -> None:
+    lanes = 64 // np.dtype(dtype).itemsize
+    columns = data.draw(st.integers(1, stride))
+    first = data.draw(st.integers(0, stride - columns))
+    tile = lanes * -(-count // lanes)
+    rows = numbers(columns * tile, dtype).reshape(columns, tile)
+    target = np.full(count * stride, 9, dtype)
+    run(dtype, "transpose_back", address(rows), address(target) + first * target.itemsize, stride, count, tile, columns)
+    expected = np.full((count, stride), 9, dtype)
+    expected[:, first:first + columns] = rows[:, :count].T
+    assert np.array_equal(target.reshape(count, stride), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +171,7 @@ def test_a_team_does_all_the_work_at_once_and_passes_errors_on() -> None:
         with pytest.raises(ValueError, match="lost"):
             threads.together(works)
     threads.together([lambda: done.append(4)] * 2)
-    assert done[3:] == [3, 3, 4, 4]
+    assert done[3:] in ([3, 3, 4, 4], [3, 4, 4])            # a work that had not begun when its call failed need not begin
 
 
 def test_a_team_at_work_for_one_thread_does_not_hold_up_another() -> None:

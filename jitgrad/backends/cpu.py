@@ -17,10 +17,12 @@ from jitgrad.backends import memory, threads
 from jitgrad.backends.native import Native, native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import fused_body, interpreter, movement, shared_slots
+from jitgrad.compiler.emit_cpu_wide import wide_body
 from jitgrad.compiler.identity import of_program, of_table
 from jitgrad.compiler.products import Tables, is_scattered, tabulate
 from jitgrad.compiler.program import Program, Results
-from jitgrad.kernels import dense, place
+from jitgrad.compiler.wide_rows import for_rows
+from jitgrad.kernels import place
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.int64]
@@ -30,7 +32,7 @@ PARALLEL_WORK = 200_000
 
 # Places of machine code in a call's table, and the functions that go there.
 _MOVEMENT = {place.GATHER: "gather", place.TRANSPOSE: "transpose", place.SCATTER: "scatter", place.STREAM: "stream",
-             place.FLUSH: "flush"}
+             place.TRANSPOSE_BACK: "transpose_back", place.FLUSH: "flush"}
 _INTERPRETER = {place.FILL: "fill", place.PICK: "pick", place.STEP: "step", place.SUM_LISTS: "sum_lists",
                 place.TAKES: "takes", place.DOT_ONE: "dot_one", place.DOT_BLOCK: "dot_block", place.PAIR: "pair",
                 place.OUTER_ONE: "outer_one", place.OUTER_BLOCK: "outer_block", place.SUM_ROWS: "sum_rows",
@@ -78,19 +80,19 @@ def _bounds(n: int, plan: schedule.CpuSchedule) -> tuple[Words, int, int]:
     return bounds, address(bounds), len(bounds) - 1
 
 
-def _moves(columns: Sequence[tuple[int, int, int, int]], lanes: int, itemsize: int) -> Words:
-    """Lines that bring columns (array, element, stride, row) into rows: neighbours together, up to a vector of them.
+def _moves(columns: Sequence[tuple[int, int, int, int]], lanes: int, itemsize: int, blocks: Words | None) -> Words:
+    """Lines that bring columns (array, element, stride, row) into rows, or back: neighbours together.
 
+    blocks: for each row a number that those have in common which may go together, if not all may.
     A column alone that is contiguous is never copied by a straight-line body; a few are gathered as fast one by one.
     """
     found = []
-    for _, group in groupby(enumerate(columns), lambda c: (c[1][0], c[1][1] - c[0], c[1][3] - c[0])):
+    where = np.zeros(1 + max((row for *_, row in columns), default=0), np.int64) if blocks is None else blocks
+    for _, group in groupby(enumerate(columns), lambda c: (c[1][0], c[1][1] - c[0], c[1][3] - c[0], where[c[1][3]])):
         run = [column for _, column in group]
-        for at in range(0, len(run), lanes):
-            part = run[at:at + lanes]
-            for together in [part] if len(part) > lanes // 4 else [[one] for one in part]:
-                array, element, stride, row = together[0]
-                found.append((array, element * itemsize, stride, len(together), row))
+        for together in [run] if len(run) > lanes // 4 else [[one] for one in run]:
+            array, element, stride, row = together[0]
+            found.append((array, element * itemsize, stride, len(together), row))
     return lines(found)
 
 
@@ -99,7 +101,7 @@ class Workspace:
 
     def __init__(self, kernel: CpuKernel):
         tables, plan = kernel.tables, kernel.plan
-        rows = (kernel.moved + kernel.written if tables is None else tables.v_size) * plan.tile
+        rows = kernel.rows * plan.tile
         beyond = kernel.sums * plan.lanes if tables is None else tables.w_size + plan.lanes  # partial sums, or w
         self.memory = aligned(rows + beyond + plan.lanes, kernel.program.dtype)
         self.memory[:] = 0                                  # what is left of earlier memory may be slow to compute with
@@ -137,10 +139,10 @@ class CpuKernel:
     def __init__(self, program: Program):
         self.program = program
         tape, _ = program.rolled
-        fused = schedule.is_fused(tape) and not is_scattered(tape, program.reduced_rows)
-        self.tables: Tables | None = None if fused else self._tabulate()
-        self.sums = len(program.reduced_rows)
-        self.plan = schedule.for_cpu(program.dtype, None if self.tables is None else self.tables.v_size, self.sums)
+        self.wide, self.sums = for_rows(program), len(program.reduced_rows)
+        line = schedule.is_fused(tape) and not is_scattered(tape, program.reduced_rows)
+        self.tables: Tables | None = None if self.wide or line else self._tabulate()
+        self.plan = self._schedule()
         number = {leaf.first: k for k, leaf in enumerate(program.batched)}
         places = [program.leaf_of(tape.inputs[r]) for r in np.flatnonzero(~tape.shared).tolist()]
         rows = range(len(places)) if self.tables is None else self.tables.in_rows
@@ -149,17 +151,33 @@ class CpuKernel:
         widths = [len(rows) for rows in program.example_outputs]
         self._widths, itemsize = widths, program.dtype.itemsize
         self.moved, self.written = len(columns), sum(widths)
-        out_rows = range(self.moved, self.moved + self.written) if self.tables is None else self.tables.out_rows
-        elements = [(k, element * itemsize, width) for k, width in enumerate(widths) for element in range(width)]
+        self.rows, out_rows = self._rows()
+        elements = [(k, element, width) for k, width in enumerate(widths) for element in range(width)]
         self.column_arrays = [array for array, *_ in columns]           # which batched leaf each column is of
-        self._moves = _moves(columns, self.plan.lanes, itemsize)
-        self._outs = lines((*element, row) for element, row in zip(elements, out_rows, strict=True))
+        blocks = None if self.wide is None else self.wide.blocks()
+        self._moves = _moves(columns, self.plan.lanes, itemsize, blocks)
+        self._outs = _moves([(*element, row) for element, row in zip(elements, out_rows, strict=True)], self.plan.lanes,
+                            itemsize, blocks)
         self._local = threading.local()
         self._operations = tape.operations()
         self.arrays_at = place.BODY_PLACES if self.tables is None else place.TAPE_PLACES
         self.results_at = self.arrays_at + len(program.batched)
         self._arrays_end = self.results_at + len(widths)
-        self._unit = dense.tile_unit(self.plan.lanes)
+
+    def _schedule(self) -> schedule.CpuSchedule:
+        if self.wide is not None:
+            return schedule.for_rows(self.program.dtype, self.sums, self.wide.size)
+        if self.tables is not None:
+            return schedule.for_tape(self.program.dtype, self.sums, self.tables.v_size, self.tables.has_products)
+        return schedule.for_line(self.program.dtype, self.sums)
+
+    def _rows(self) -> tuple[int, Sequence[int]]:
+        """How many rows a tile has, the inputs' first; and which of them are the per-example results."""
+        if self.tables is not None:
+            return self.tables.v_size, self.tables.out_rows
+        if self.wide is not None:
+            return self.wide.size, self.wide.out_rows
+        return self.moved + self.written, range(self.moved, self.moved + self.written)
 
     def _tabulate(self) -> Tables:
         program = self.program
@@ -169,12 +187,15 @@ class CpuKernel:
     @cached_property
     def _body(self) -> Native:
         with _LOCK:
-            inlined = schedule.is_inlined(self.program.rolled[0])
-            return native(self._emit, "body", of_program(self.program), str(self.plan), str(inlined))
+            how = "wide" if self.wide else str(schedule.is_inlined(self.program.rolled[0]))
+            return native(self._emit, "body", of_program(self.program), str(self.plan), how)
 
     def _emit(self) -> ir.Module:
         module = ir.Module("jitgrad")
-        fused_body(module, self.program, self.plan)
+        if self.wide:
+            wide_body(module, self.program, self.wide, self.plan)
+        else:
+            fused_body(module, self.program, self.plan)
         return module
 
     @cached_property
@@ -186,6 +207,8 @@ class CpuKernel:
         table[place.MOVES], table[place.MOVE_COUNT] = address(self._moves), len(self._moves)
         table[place.OUTS], table[place.OUT_COUNT] = address(self._outs), len(self._outs)
         table[place.SUM_COUNT] = self.sums
+        table[place.FETCHES] = self.wide is not None
+        table[place.FLUSH_AFTER] = schedule.FLUSH_TERMS
         with _LOCK:
             for at, name in _MOVEMENT.items():
                 table[at] = _movement(dtype, plan.lanes).address(f"jitgrad_{name}")
@@ -228,7 +251,7 @@ class CpuKernel:
         results = self._results(n, out) if self._widths else []
         call = _CallTable(
             [address(a) for a in (*batched, *results)], address(shared), bounds,
-            self.plan.tile if self.tables is None else min(self.plan.tile, self._unit * -(-n // self._unit)),
+            self.plan.tile_for(n),
             sum(r.nbytes for r in results) >= schedule.STREAMED_BYTES)
         if count == 1:
             own = self._workspace()

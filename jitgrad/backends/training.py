@@ -19,7 +19,7 @@ from jitgrad.backends.cpu import CpuKernel, Workspace, address, aligned, lines
 from jitgrad.backends.native import Native, entry, native, shell
 from jitgrad.compiler import schedule
 from jitgrad.compiler.emit_cpu import training
-from jitgrad.kernels import dense, place, steps
+from jitgrad.kernels import place, steps
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +45,7 @@ def plan(kernel: CpuKernel, batches: npt.NDArray[np.intp], mean: bool) -> Plan:
     found: list[tuple[int, ...]] = []
     bounds: list[int] = []
     ranges: dict[tuple[int, int], tuple[int, int]] = {}
-    unit, most = dense.tile_unit(kernel.plan.lanes), 1
+    most = 1
     for start, size in batches.tolist():
         if (start, size) not in ranges:
             chunks = schedule.bounds(size, kernel.plan) + start
@@ -53,8 +53,7 @@ def plan(kernel: CpuKernel, batches: npt.NDArray[np.intp], mean: bool) -> Plan:
             bounds += chunks.tolist()
         first, last = ranges[start, size]
         most = max(most, last - first)
-        tile = kernel.plan.tile if kernel.tables is None else min(kernel.plan.tile, unit * -(-size // unit))
-        found.append((first, last, tile, size if mean else 1))
+        found.append((first, last, kernel.plan.tile_for(size), size if mean else 1))
     return Plan(lines(found), np.array(bounds, np.int64), most)
 
 

@@ -18,7 +18,7 @@ from jitgrad.compiler.tape import Tape
 from jitgrad.kernels import dense, moves, steps, vector_math
 
 
-class _TileSink:
+class TileSink:
     """A body's inputs and results on the CPU: columns of a tile, and one vector of partial sums a reduced row."""
 
     anew = ()
@@ -45,8 +45,10 @@ class _TileSink:
             return emitter.splat(emitter.builder.load(emitter.builder.gep(self.shared, [at])))
         return emitter.load(self._column(self.inputs, self.column[row]), self.k)
 
-    def reduce(self, place: int, value: ir.Value) -> None:
-        emitter, at = self.emitter, ir.Constant(I64, place * self.emitter.lanes)
+    def reduce(self, place: int | ir.Value, value: ir.Value) -> None:
+        emitter = self.emitter
+        lanes = ir.Constant(I64, emitter.lanes)
+        at = emitter.builder.mul(place, lanes) if isinstance(place, ir.Value) else ir.Constant(I64, place * emitter.lanes)
         kept = emitter.builder.select(self.exists, emitter.number(value), emitter.constant(0.0))
         emitter.store(emitter.apply(OPS["add"], [emitter.load(self.partial, at), kept]), self.partial, at)
 
@@ -62,14 +64,14 @@ def shared_slots(tape: Tape, program: Program) -> dict[int, int]:
 
 
 def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) -> ir.Function:
-    """`void jitgrad_body(shared, inputs, outputs, partial, count, unused)`: a tile, vector by vector.
+    """`void jitgrad_body(shared, inputs, outputs, partial, count, rows)`: a tile, vector by vector.
 
     inputs and outputs are tables of addresses, one a column (see kernels/cpu_batch.py).
     """
     tape, _ = program.rolled
     real, table = FLOAT[program.dtype.name].as_pointer(), I64.as_pointer()
     kinds = [real, table, table, real, I64, I64]
-    one = _function(module, "jitgrad_vector", kinds, ("shared", "inputs", "outputs", "partial", "count", "k"))
+    one = make_function(module, "jitgrad_vector", kinds, ("shared", "inputs", "outputs", "partial", "count", "k"))
     one.linkage = "internal"
     # Inlined into the loop, partial sums stay in registers. A large body would only lose: its shared numbers, hoisted
     # out of the loop as whole vectors, no longer fit the first-level cache.
@@ -77,7 +79,7 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
     one.attributes.add("alwaysinline" if small else "noinline")
     builder = ir.IRBuilder(one.append_basic_block("entry"))
     emitter = Emitter(builder, program.dtype, plan.lanes, "cpu")
-    sink = _TileSink(emitter, tape, program, one.args)
+    sink = TileSink(emitter, tape, program, one.args)
     examples = [r for rows in program.example_outputs for r in rows.tolist()]
     emit_rows(emitter, tape, sink, program.reduced_rows.tolist(), examples)
     builder.ret_void()
@@ -86,7 +88,7 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
             # A call costs a few per cent; a hundred copies of tanh cost the compiler seconds.
             function.attributes.add("alwaysinline" if small else "noinline")
 
-    body = _function(module, "jitgrad_body", kinds, ("shared", "inputs", "outputs", "partial", "count", "unused"))
+    body = make_function(module, "jitgrad_body", kinds, ("shared", "inputs", "outputs", "partial", "count", "rows"))
     builder = ir.IRBuilder(body.append_basic_block("entry"))
     *same, _ = body.args
     with counting(builder, body.args[4], plan.lanes) as k:
@@ -95,7 +97,8 @@ def fused_body(module: ir.Module, program: Program, plan: schedule.CpuSchedule) 
     return body
 
 
-def _function(module: ir.Module, name: str, kinds: list[ir.Type], names: tuple[str, ...]) -> ir.Function:
+def make_function(module: ir.Module, name: str, kinds: list[ir.Type], names: tuple[str, ...]) -> ir.Function:
+    """A function without a result, whose pointers are to memory of their own."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
     for argument, label in zip(function.args, names, strict=True):
         argument.name = label
@@ -120,7 +123,7 @@ def interpreter_step(module: ir.Module, dtype: np.dtype[Any], lanes: int) -> ir.
 def movement(dtype: np.dtype[Any], lanes: int) -> ir.Module:
     """What every shell calls, for all programs of a dtype: moving numbers, and adding up lanes."""
     module = ir.Module("jitgrad")
-    for kernel in (moves.gather, moves.transpose, moves.scatter, moves.stream):
+    for kernel in (moves.gather, moves.transpose, moves.scatter, moves.stream, moves.transpose_back):
         kernel(module, dtype, lanes)
     dense.flush(module, dtype, lanes, "jitgrad_flush")
     return module

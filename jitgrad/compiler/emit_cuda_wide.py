@@ -18,13 +18,13 @@ from llvmlite import ir
 from jitgrad.compiler.batch_sums import WARP
 from jitgrad.compiler.emit import FLOAT, I32, I64, Emitter, counting
 from jitgrad.compiler.emit_cuda import GLOBAL, Layout
-from jitgrad.compiler.emit_group import ADD, NEUTRAL, Group
+from jitgrad.compiler.emit_group import Group
+from jitgrad.compiler.emit_terms import ADD, NAN, NEUTRAL, inside, operation
 from jitgrad.compiler.emit_warp import two_sum
 from jitgrad.compiler.graph import OPS, Op
+from jitgrad.compiler.phases import Phase
 from jitgrad.compiler.wide import Term, Wide
-from jitgrad.compiler.wide_schedule import LINE, Phase, WidePlan
-
-NAN = float("nan")
+from jitgrad.compiler.wide_schedule import LINE, WidePlan
 
 
 class WideCode:
@@ -187,50 +187,27 @@ class _Example:
             return self._condition(term, emitter.builder.load(self._address(term.row), align=emitter.dtype.itemsize))
         if term.kind == "take":
             return self._element_at(term)
-        return self._operation(term, [self.numbers[a] for a in term.args])
-
-    def _operation(self, term: Term, args: list[ir.Value]) -> ir.Value:
-        """An operation of the table on numbers; of a list, in its order."""
-        emitter, op = self.emitter, term.op
-        assert op is not None
-        if op is OPS["take"]:
-            found = emitter.constant(NAN)
-            for position, value in enumerate(args[1:]):
-                here = emitter.apply(OPS["eq"], [args[0], emitter.constant(float(position))])
-                found = emitter.apply(OPS["where"], [here, value, found])
-            return found
-        two = ADD if op is OPS["sum"] else op
-        if two.arity != 2:
-            return emitter.apply(op, args)
-        total = args[0]
-        for a in args[1:]:
-            total = emitter.apply(two, [total, a])
-        return total
+        return operation(emitter, term, [self.numbers[a] for a in term.args])
 
     def _condition(self, term: Term, value: ir.Value) -> ir.Value:
         return self.emitter.condition(value) if term.boolean else value
-
-    def _inside(self, index: ir.Value) -> ir.Value:
-        """Whether an index is that of an element."""
-        emitter = self.emitter
-        above = emitter.apply(OPS["le"], [emitter.constant(0.0), index])
-        return emitter.apply(OPS["and"], [above, emitter.apply(OPS["lt"], [index, emitter.constant(self.wide.width)])])
 
     def _element_at(self, term: Term) -> ir.Value:
         """The element of a wide input at an index, read where it lies; NaN outside."""
         b, emitter = self.emitter.builder, self.emitter
         index, source = emitter.number(self.numbers[term.args[0]]), self.terms[term.args[1]]
-        inside = self._inside(index)
-        at = b.fptosi(b.select(inside, index, emitter.constant(0.0)), I32)
+        found = inside(emitter, index, self.wide.width)
+        at = b.fptosi(b.select(found, index, emitter.constant(0.0)), I32)
         value = b.load(b.gep(self._address(source.row), [at]), align=emitter.dtype.itemsize)
-        return b.select(inside, value, emitter.constant(NAN))
+        return b.select(found, value, emitter.constant(NAN))
 
     def _made(self, t: int, value: ir.Value) -> ir.Value:
         """A reduction with its plain terms; of a `take`, NaN where no element has the index."""
         term, emitter = self.terms[t], self.emitter
         assert term.op is not None
         if term.kind == "take":
-            value = emitter.builder.select(self._inside(self.numbers[term.args[0]]), value, emitter.constant(NAN))
+            found = inside(emitter, self.numbers[term.args[0]], self.wide.width)
+            value = emitter.builder.select(found, value, emitter.constant(NAN))
             return self._condition(term, value)
         for a in term.args:
             if not self.terms[a].wide:
@@ -361,7 +338,7 @@ class _Example:
         if term.kind == "place":
             offset = self._offset(k // plan.count) + k % plan.count + term.value
             return emitter.builder.fadd(place, emitter.constant(offset))
-        return self._operation(term, [self._of(a, k) for a in term.args])
+        return operation(emitter, term, [self._of(a, k) for a in term.args])
 
     def _of(self, t: int, k: int) -> ir.Value:
         """A term at this lane's element k."""

@@ -10,13 +10,10 @@ from llvmlite import ir
 
 from jitgrad.compiler.batch_sums import WARP
 from jitgrad.compiler.emit import I32, Emitter
+from jitgrad.compiler.emit_terms import ADD
 from jitgrad.compiler.emit_warp import Warp
 from jitgrad.compiler.graph import OPS, Op
 from jitgrad.compiler.wide_schedule import WidePlan
-
-ADD = OPS["add"]
-# What a reduction begins with: the number that changes no other, signed zeros included.
-NEUTRAL = {OPS["sum"]: -0.0, OPS["maximum"]: float("-inf"), OPS["minimum"]: float("inf")}
 
 
 class Group:

@@ -59,6 +59,11 @@ class Tables:
         return at
 
     @property
+    def has_products(self) -> bool:
+        """Whether there are sums of products, over an example or the batch; they run over several vectors at once."""
+        return any(line[0] in (DOT, PAIR) for line in self.lines) or any(rows > 0 for rows, _, _ in self.reductions)
+
+    @property
     def operands(self) -> Rows:
         """All operands."""
         return np.concatenate(self.parts) if self.parts else np.zeros(0, np.int32)

@@ -29,20 +29,31 @@ MAX_CHUNKS, MIN_CHUNKS = 64, 16
 CHUNK_SUMS_BYTES = 8 << 20
 
 VECTOR_BYTES = 64                  # one AVX-512 register; narrower machines use several
-FUSED_TILE = 1024
+FUSED_TILE = 1040                  # not 1024: rows 4 KiB apart would all lie in one set of the first-level cache
 STREAMED_BYTES = 16 << 20          # per-example results from here on are written past the caches
-TAPE_BYTES = 1 << 20               # rows of a tape's tile, kept within a core's second-level cache
-TAPE_UNITS = 8
+TAPE_BYTES = 1 << 19               # rows of a tape's tile, kept within a core's second-level cache
+PRODUCTS_BYTES = 1 << 20           # the same where products are summed: a tile's sums are added up across lanes once
+TAPE_VECTORS = 32
+ROWS_BYTES = 1 << 16               # rows of a wide program's tile, where a vector of examples has fewer
+ROWS_VECTORS = 8
+FLUSH_TERMS = 1024                 # lane-wise partial sums go to float64 after so many terms: 64 a lane in float32
 
 
 @dataclass(frozen=True)
 class CpuSchedule:
-    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once; chunks: at most."""
+    """fused: straight line or interpreter; lanes: examples a vector; tile: examples packed at once, a multiple of `unit`;
+    chunks: of a batch, at most.
+    """
 
     fused: bool
     lanes: int
     tile: int
+    unit: int
     chunks: int
+
+    def tile_for(self, n: int) -> int:
+        """The tile for a batch of n: an interpreter is not to run over vectors without an example."""
+        return self.tile if self.fused else min(self.tile, self.unit * -(-n // self.unit))
 
 
 def is_fused(tape: Tape) -> bool:
@@ -55,18 +66,29 @@ def is_inlined(tape: Tape) -> bool:
     return tape.operations() <= INLINED_LIMIT
 
 
-def for_cpu(dtype: np.dtype[Any], stored: int | None, sums: int) -> CpuSchedule:
-    """The CPU schedule of a straight line (stored is None), or of a tape with that many rows in a tile.
-
-    sums: how many there are over the batch.
-    """
-    chunks = min(MAX_CHUNKS, max(MIN_CHUNKS, CHUNK_SUMS_BYTES // (8 * max(sums, 1))))
+def for_line(dtype: np.dtype[Any], sums: int) -> CpuSchedule:
+    """The CPU schedule of a straight line; sums: how many there are over the batch."""
     lanes = VECTOR_BYTES // dtype.itemsize
-    if stored is None:
-        return CpuSchedule(True, lanes, FUSED_TILE, chunks)
-    unit = dense.tile_unit(lanes)
-    fitting = TAPE_BYTES // (max(stored, 1) * dtype.itemsize * unit)
-    return CpuSchedule(False, lanes, unit * min(TAPE_UNITS, max(1, fitting)), chunks)
+    return CpuSchedule(True, lanes, FUSED_TILE, lanes, _chunks(sums))
+
+
+def for_rows(dtype: np.dtype[Any], sums: int, rows: int) -> CpuSchedule:
+    """The CPU schedule of a wide program with so many rows in a tile."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    fitting = ROWS_BYTES // (rows * VECTOR_BYTES)
+    return CpuSchedule(True, lanes, lanes * max(1, min(fitting, ROWS_VECTORS)), lanes, _chunks(sums))
+
+
+def for_tape(dtype: np.dtype[Any], sums: int, rows: int, products: bool) -> CpuSchedule:
+    """The CPU schedule of an interpreted tape with so many rows in a tile; products: some of them sums of products."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    unit = dense.tile_unit(lanes) if products else lanes
+    fitting = (PRODUCTS_BYTES if products else TAPE_BYTES) // (max(rows, 1) * dtype.itemsize * unit)
+    return CpuSchedule(False, lanes, unit * max(1, min(fitting, TAPE_VECTORS * lanes // unit)), unit, _chunks(sums))
+
+
+def _chunks(sums: int) -> int:
+    return min(MAX_CHUNKS, max(MIN_CHUNKS, CHUNK_SUMS_BYTES // (8 * max(sums, 1))))
 
 
 # CUDA. The grid depends on the batch size alone, never on the GPU at hand, and so does the order of every sum. An H100

@@ -33,7 +33,8 @@ class Term:
 
     kind: "input" (row: its tape row, of a wide one that of element 0), "constant" (`value`), "place" (`value` + the
     element's index), "apply" (op on args, a `sum`, maximum or minimum on any number of them), "reduce" (op over all elements
-    of the wide args, then the plain ones), "take" (the element of args[1] at index args[0])
+    of the wide args and the plain ones), "take" (the element of args[1] at index args[0])
+    in_order: of a reduction, whether the tape's list is all elements of one argument after the other, as `args` has them
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Term:
     row: int = -1
     value: float = 0.0
     boolean: bool = False
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,17 +265,30 @@ class _Reader:
         counts = np.diff(start)
         across = (high >= 0) & (low != high)
         for k in np.flatnonzero(across).tolist():
-            elements = lists.elements[start[k]:start[k + 1]]
-            wide, plain = elements[self.element[elements] >= 0], elements[self.element[elements] < 0]
-            args = [self._row(wide[self.term[wide] == t]) for t in np.unique(self.term[wide])]
-            args += [self._of(row) for row in plain.tolist()]
-            self.term[rows[k]] = self._new(Term("reduce", False, op, tuple(args)))
+            args, in_order = self._reduced_args(lists.elements[start[k]:start[k + 1]])
+            self.term[rows[k]] = self._new(Term("reduce", False, op, args, in_order=in_order))
         for length in np.unique(counts[~across]).tolist():
             if length > MOST_NUMBERS:
                 raise _Declined
             those = np.flatnonzero(~across & (counts == length))
             at = start[those][:, None] + np.arange(length)
             self._apply(op, rows[those], list(lists.elements[at].T))
+
+    def _reduced_args(self, rows: Rows) -> tuple[tuple[int, ...], bool]:
+        """The terms that a list over whole rows consists of, and whether it has them one after the other, in order."""
+        place, term = self.element[rows], self.term[rows]
+        wide = place >= 0
+        begins = np.flatnonzero(place <= 0)                 # plain numbers, and where rows in order begin
+        in_order = begins[0] == 0
+        if in_order:
+            first = np.repeat(begins, np.diff(begins, append=len(rows)))
+            in_order = bool((~wide | ((place == np.arange(len(rows)) - first) & (term == term[first]))).all())
+        if in_order:
+            args = [self._row(rows[wide & (term == term[k])]) if wide[k] else self._of(int(rows[k])) for k in begins]
+        else:
+            args = [self._row(rows[wide & (term == t)]) for t in np.unique(term[wide])]
+            args += [self._of(row) for row in rows[~wide].tolist()]
+        return tuple(args), in_order
 
     def _row(self, rows: Rows, in_order: bool = False) -> int:
         """The wide term of which these rows are all elements, each once."""
