@@ -42,7 +42,7 @@ def everything(report: Report) -> Record:
     say("what is right")
     for dtype in (np.float32, np.float64):
         report.attempt(f"table of operations, {dtype.__name__}", lambda dtype=dtype: table_of_operations(report, dtype))
-        for name in families():
+        for name in families() if dtype in report.sizes.precisions else ():
             if name in ("tape", "whole rows") and report.simulated:
                 continue                            # a thousand rows, a thread after the other: minutes
             report.attempt(f"{name}, {dtype.__name__}", lambda name=name, dtype=dtype: family(report, name, dtype))
