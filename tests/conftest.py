@@ -27,8 +27,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 # The files that take longest, first: where two processes share the files, neither is left with a long one at the end.
-LONGEST = ("cuda", "benchmarks", "ptx", "cuda_training", "random_programs", "cuda_arrays", "ops", "docs", "cuda_wide",
-           "estimators", "checkpoint", "cli", "distributed")
+LONGEST = ("cuda", "benchmarks", "ptx", "cuda_training", "random_programs", "adding_an_op", "cuda_arrays", "ops", "nn",
+           "docs", "cuda_wide", "checkpoint", "estimators", "cli", "distributed", "recorded")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
