@@ -29,11 +29,11 @@ demo: $(STAMPS)/demo ## train a small classifier and plot it; results under out/
 
 test: $(STAMPS)/test ## the whole test suite, slow tests included
 	@echo "--- test: the whole suite on $(JOBS) processes"
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(STAMPS)/test ## the test suite without the tests marked slow
 	@echo "--- test-fast: everything not marked slow, on $(JOBS) processes"
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 bench: $(STAMPS)/bench ## the benchmarks (BENCH_ARGS are passed on)
 	@echo "--- bench: close other programs, timings share this machine"

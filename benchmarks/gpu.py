@@ -44,7 +44,7 @@ def cases(report: Report) -> list[tuple[str, str, Callable[[], Any]]]:
     right: dict[str, Callable[[], Any]] = {}
     for dtype in (np.float32, np.float64):
         right[f"table of operations, {dtype.__name__}"] = partial(table_of_operations, report, dtype)
-        for name in families():
+        for name in families() if dtype in report.sizes.precisions else ():
             if not (report.simulated and name in ("tape", "whole rows")):   # a thousand rows, a thread after the other
                 right[f"{name}, {dtype.__name__}"] = partial(family, report, name, dtype)
     fast: dict[str, Callable[[], Any]] = {"a call's cost": lambda: call_cost(report)}

@@ -44,9 +44,11 @@ class Sizes:
     batch_steps: int = 100
     rounds: int = 5
     calls: int = 10
+    precisions: tuple[type, ...] = (np.float32, np.float64)         # in which each kind of kernel is checked
 
 
-TINY = Sizes(40, 20, ((3, 5), (2, 40)), 5, (5,), 16, 1 << 12, 1, 4, 2, 1, 1, 1)
+# In float64 tests/test_ptx.py runs the same kinds of kernels.
+TINY = Sizes(40, 20, ((3, 5), (2, 40)), 5, (5,), 16, 1 << 12, 1, 4, 2, 1, 1, 1, (np.float32,))
 
 
 class Report:

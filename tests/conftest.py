@@ -26,6 +26,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+# The files that take longest, first: where two processes share the files, neither is left with a long one at the end.
+LONGEST = ("cuda", "benchmarks", "ptx", "cuda_training", "random_programs", "adding_an_op", "cuda_arrays", "ops", "nn",
+           "docs", "cuda_wide", "checkpoint", "estimators", "cli", "distributed", "recorded")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A plain, wide terminal in an empty folder, so that a command that writes where it should not is seen."""

@@ -147,19 +147,23 @@ def quick(case: Case) -> tuple[dict[str, Any], str]:
     return running.run_case(case, lines.append, running.QUICK), "\n".join(lines)
 
 
-def test_a_quick_run_of_a_few_cases_checks_them_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    patterns = ["mse/16M*", "mlp-64-128-10/100", "logistic-10", "curves*", "black-scholes", "compile-100",
-                "micrograd-replay*", "instructions/micrograd", "rolling/10k", "overhead/1"]
-    path = tmp_path / "results.json"
-    assert command.main([*patterns, "--quick", "--json", str(path)]) == 0
-    report = json.loads(path.read_text(encoding="utf-8"))
-    assert [r["name"] for r in report["cases"]] == command.chosen(patterns)
-    assert len(report["cases"]) == 11
+def assert_sound(report: dict[str, Any]) -> None:
+    """Each case has times of jitgrad and of all peers that are here, of right results."""
     for r in report["cases"]:
         assert {"jitgrad"} <= {e["peer"] for e in r["entries"]}, r
         assert not r["failures"]
         assert all(0 <= e["low"] <= e["median"] <= e["high"] and e["error"] <= r["tolerance"] for e in r["entries"]), r
         assert all(peers.absent(peer) for peer in r["skipped"])
+
+
+def test_a_quick_run_of_a_few_cases_checks_them_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patterns = ["mse/16M*", "compile-100", "instructions/micrograd", "rolling/10k", "overhead/1"]
+    path = tmp_path / "results.json"
+    assert command.main([*patterns, "--quick", "--json", str(path)]) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert [r["name"] for r in report["cases"]] == command.chosen(patterns)
+    assert len(report["cases"]) == 6
+    assert_sound(report)
     assert {"device", "cores", "load"} <= set(report["machine"])
     assert report["versions"]["jitgrad"]
     assert re.fullmatch(r"unknown|[0-9a-f]{12}(\+changes)?", report["commit"])
@@ -179,6 +183,7 @@ def test_every_kind_of_case_runs_quickly(tmp_path: Path) -> None:
     assert status == 0
     assert len(report["cases"]) == len(kinds) > 25
     assert [r["name"] for r in report["cases"] if not r["entries"]] == []
+    assert_sound(report)
 
 
 def test_json_on_stdout_is_alone_there(capsys: pytest.CaptureFixture[str]) -> None:
