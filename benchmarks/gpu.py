@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,14 @@ def picture(record: Record) -> str | None:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
+def prepare(environment: MutableMapping[str, str], simulate: bool) -> None:
+    """What numba and JAX, which are imported later, find in their environment."""
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")    # JAX would take most of the device's memory
+    environment["JITGRAD_DEVICE"] = "cuda"
+    if simulate:
+        environment |= {"NUMBA_ENABLE_CUDASIM": "1", "JAX_PLATFORMS": "cpu"}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; the exit status is 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n\n")[0])
@@ -125,12 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the random inputs; fresh ones by default")
     parser.add_argument("--go-on", action="store_true", help="with the report in --json: what the command starts by itself")
     options = parser.parse_args(arguments)
-    # Before numba or JAX is imported: JAX would take most of the device's memory for itself.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ["JITGRAD_DEVICE"] = "cuda"
-    if options.simulate:
-        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-        os.environ["JAX_PLATFORMS"] = "cpu"
+    prepare(os.environ, options.simulate)
     if not hasattr(np, "row_stack"):                # NumPy 2.5 has dropped a name that numba-cuda 0.30 asks for
         setattr(np, "row_stack", np.vstack)  # noqa: B010
     path = options.json or (None if options.simulate else RESULTS)
