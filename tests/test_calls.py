@@ -184,7 +184,9 @@ def test_the_bits_do_not_depend_on_run_or_threads(dtype: type, backend: str, mon
         for cores in (1, 2, 5):
             monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
             step = jg.value_and_grad(model, device=device)
-            results += [flat(step(*args)) for _ in range(2)]
+            for least in (1, 10**18):                       # operations of a piece: several pieces a thread, or one
+                monkeypatch.setattr(cpu, "PIECE_WORK", least)
+                results.append(flat(step(*args)))
         monkeypatch.setattr(cpu, "PARALLEL_WORK", 10**18)   # the calling thread alone
         results.append(flat(jg.value_and_grad(model, device=device)(*args)))
     for r in results[1:]:

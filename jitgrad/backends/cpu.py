@@ -29,6 +29,10 @@ Words = npt.NDArray[np.int64]
 
 # Below this many scalar operations a thread costs more to wake than it saves.
 PARALLEL_WORK = 200_000
+# A thread takes up to PIECES pieces of a call, one when it is done with the other, of at least so many operations each: a
+# core that is slow, or that others use, then has less of the work instead of holding up the call.
+PIECE_WORK = 10_000_000
+PIECES = 8
 
 # Places of machine code in a call's table, and the functions that go there.
 _MOVEMENT = {place.GATHER: "gather", place.TRANSPOSE: "transpose", place.SCATTER: "scatter", place.STREAM: "stream",
@@ -261,8 +265,15 @@ class CpuKernel:
         sums = np.zeros((count, self.sums))
         place_of_sums = address(sums) if self.sums else 0
         shares = min(count, threads.cores()) if n * self._operations >= PARALLEL_WORK else 1
-        parts = np.linspace(0, count, shares + 1).astype(int).tolist()
-        threads.together([partial(self._run, None, call, lo, hi, place_of_sums) for lo, hi in pairwise(parts)])
+        each = max(1, min(PIECES, n * self._operations // (shares * PIECE_WORK))) if shares > 1 else 1
+        ends = np.linspace(0, count, min(count, shares * each) + 1).astype(int).tolist()
+        pieces = iter(list(pairwise(ends)))                 # all threads take from it: a list iterator's step is one
+
+        def work() -> None:
+            for lo, hi in pieces:
+                threads.still_wanted()
+                self._run(None, call, lo, hi, place_of_sums)
+        threads.together([work] * shares)
         return Results(sums.sum(axis=0), results)
 
     def _results(self, n: int, out: Sequence[Array | None]) -> list[Array]:
