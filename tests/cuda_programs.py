@@ -165,6 +165,17 @@ def every_operation(dtype: Any) -> Program:
     return Program(graph, [leaf], values, [], [], True, dtype)
 
 
+def rows_at_their_corners(dtype: str) -> tuple[Program, Array, Array]:
+    """Cross-entropy of nine rows: infinite and huge logits, NaN, a row of equals, and labels that are none."""
+    made = ROWS["cross_entropy an example"](np.dtype(dtype), 70)
+    z = np.random.default_rng(0).normal(size=(9, 70)).astype(dtype)
+    z[0, 69], z[1, 3], z[2, 5], z[3] = np.inf, -np.inf, np.nan, 1e4
+    z[4], z[5] = -1e4, 0.0
+    z[5, ::2] = -0.0
+    y = np.array([69, 3, 0, 1, 2, 3, 70, -1, 69], dtype)[:, None]
+    return made, z, y
+
+
 def batch_for(made: Program, n: int, seed: int = 0) -> tuple[Array, list[Array]]:
     """Random shared numbers and batched leaves for a program; whole numbers 0 and 1 where a label may be asked for."""
     rng = np.random.default_rng(seed)

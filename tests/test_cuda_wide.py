@@ -20,7 +20,7 @@ from llvmlite import ir
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed", exc_type=ImportError)
 
 from cuda_host import HostWarp, aligned
-from cuda_programs import PROGRAMS, ROWS, batch_for, program, row_losses
+from cuda_programs import PROGRAMS, ROWS, batch_for, program, row_losses, rows_at_their_corners
 from referees import assert_close, assert_same_bits
 
 import jitgrad as jg
@@ -197,13 +197,7 @@ def test_networks_and_narrow_rows_are_another_forms() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_at_their_corners(dtype: str) -> None:
-    """Infinite and huge logits, NaN, a row of equals, and labels that are none."""
-    made = ROWS["cross_entropy an example"](np.dtype(dtype), 70)
-    z = np.random.default_rng(0).normal(size=(9, 70)).astype(dtype)
-    z[0, 69], z[1, 3], z[2, 5], z[3] = np.inf, -np.inf, np.nan, 1e4
-    z[4], z[5] = -1e4, 0.0
-    z[5, ::2] = -0.0
-    y = np.array([69, 3, 0, 1, 2, 3, 70, -1, 69], dtype)[:, None]
+    made, z, y = rows_at_their_corners(dtype)
     sums, (values, gradients) = _HostBlock(made).run(np.zeros(0, dtype), [z, y], 9)
     expected = InterpretKernel(made)(np.zeros(0, dtype), [z, y], 9)
     assert sums.tolist() == [2.0] == expected.sums.tolist()
